@@ -1,0 +1,42 @@
+# `make` lists the targets. Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# Two test processes with one thread each are faster than one process with two threads.
+PYTEST_FLAGS ?= -n 2 --timeout=600
+
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench bench-fashion clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## prune a small network on scikit-learn's digits, under 3 minutes
+	$(PY) examples/digits.py
+
+test: $(STAMP) ## run the tests
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: $(STAMP) ## run the quick benchmarks (benchmarks/README.md)
+	@for file in benchmarks/bench_*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(PY) $$file || exit 1; done
+
+bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 35 minutes
+	$(PY) benchmarks/fashion_mnist.py
+
+clean: ## remove the environment, caches and run folders
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
