@@ -1,0 +1,112 @@
+"""The facts of one pruning run, as plain data that any writer can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+"""Version of the layout of ``report.json``; grows when a key is renamed or removed."""
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One prunable layer before and after surgery.
+
+    Attributes:
+        name: Name of the layer, as in ``ChannelSurgery.layers``.
+        channels_before: Channels of the full-size layer.
+        channels_after: Channels that were kept, at least 1.
+        macs_before: Multiply-adds of the layer for one sample, full size.
+        macs_after: Multiply-adds of the layer for one sample after surgery.
+        params_before: Parameters of the layer, full size.
+        params_after: Parameters of the layer after surgery.
+    """
+
+    name: str
+    channels_before: int
+    channels_after: int
+    macs_before: int
+    macs_after: int
+    params_before: int
+    params_after: int
+
+
+@dataclass
+class PruningReport:
+    """Everything that is told about one run of search, surgery and fine-tuning.
+
+    Attributes:
+        monitor: Name of the metric that served as fitness.
+        mode: ``"max"`` or ``"min"``.
+        budget: What was asked for, e.g. ``{"macs": 0.5}``.
+        layers: One row for each prunable layer.
+        macs: Multiply-adds of the whole network for one sample, (before, after).
+        params: Parameters of the whole network, (before, after).
+        history: The generations in order; each a dict with at least ``generation``,
+            ``evaluations`` (so far), ``best``, ``mean`` and ``seconds``.
+        seeds: Fitness of the masks found without a search, by name.
+        search_fitness: Fitness of the chosen mask, right after surgery.
+        final_fitness: The monitored metric at the end of the fit; None when it is not known.
+        gamma_before: Scaling factors γ by layer name, before surgery.
+        gamma_after: Scaling factors γ by layer name, of the channels that were kept.
+        frozen: What could not be pruned: (layer or tensor name, reason).
+        settings: Arguments of the run that are worth repeating, as plain values.
+        latency_ms: Measured milliseconds of one forward pass, (before, after), or None.
+        seconds: Wall time by part of the run.
+    """
+
+    monitor: str
+    mode: str
+    budget: dict[str, float]
+    layers: list[LayerRow]
+    macs: tuple[int, int]
+    params: tuple[int, int]
+    history: list[dict[str, Any]]
+    seeds: dict[str, float]
+    search_fitness: float
+    final_fitness: float | None = None
+    gamma_before: dict[str, list[float]] = field(default_factory=dict)
+    gamma_after: dict[str, list[float]] = field(default_factory=dict)
+    frozen: list[tuple[str, str]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    latency_ms: tuple[float, float] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a mode that would turn best into worst."""
+        if self.mode not in ("max", "min"):
+            raise ValueError(
+                f"Expected argument `mode` to be 'max' or 'min', but got {self.mode!r}."
+            )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the report as strict JSON values; NaN and infinities become None."""
+        plain = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return {name: jsonable(value) for name, value in plain.items()}
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` with every part turned into something strict JSON can hold.
+
+    Args:
+        value: Nested mappings and sequences of numbers, strings, booleans and None. Scalars of
+            other libraries (anything with ``item()``) are unwrapped; the rest becomes its text.
+
+    Returns:
+        The same structure of dict, list, str, int, float, bool and None. Numbers that JSON
+        cannot write (NaN, infinities) are None.
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [jsonable(item) for item in value]
+    if callable(getattr(value, "item", None)):
+        return jsonable(value.item())
+    return str(value)

@@ -1,0 +1,130 @@
+"""The before/after table: in colour on a terminal, as aligned text elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal
+
+from lightning_slimga.report.data import PruningReport
+
+LAYER_HEADER = ("layer", "channels", "kept", "MACs", "kept", "parameters", "kept")
+
+
+def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
+    """Return the before/after table of a run, layer by layer and in all.
+
+    Args:
+        report: The run.
+        terminal: True draws with `rich` (where installed), False gives plain aligned text;
+            None looks at whether standard output is a terminal.
+
+    Returns:
+        Several lines without a trailing line break.
+    """
+    header, rows = LAYER_HEADER, layer_rows(report)
+    terminal = sys.stdout.isatty() if terminal is None else terminal
+    if terminal and find_spec("rich") is not None:
+        return f"{summary(report)}\n{_rich_table(header, rows)}"
+    return f"{summary(report)}\n{plain_table(header, rows)}"
+
+
+def summary(report: PruningReport) -> str:
+    """Return in one line what was asked for and what came out."""
+    asked = ", ".join(f"{name} {value:,}" for name, value in report.budget.items())
+    parts = [
+        f"budget {asked}",
+        f"{fraction(*report.macs)} of MACs",
+        f"{fraction(*report.params)} of parameters kept",
+        f"{report.monitor} {report.search_fitness:.4f} after surgery",
+    ]
+    if report.final_fitness is not None:
+        parts.append(f"{report.final_fitness:.4f} at the end")
+    return " · ".join(parts)
+
+
+def layer_rows(report: PruningReport) -> list[tuple[str, ...]]:
+    """Return the cells below `LAYER_HEADER`: one row per layer, then one for the network."""
+    rows = [
+        (
+            row.name,
+            f"{row.channels_before} → {row.channels_after}",
+            fraction(row.channels_before, row.channels_after),
+            f"{count(row.macs_before)} → {count(row.macs_after)}",
+            fraction(row.macs_before, row.macs_after),
+            f"{count(row.params_before)} → {count(row.params_after)}",
+            fraction(row.params_before, row.params_after),
+        )
+        for row in report.layers
+    ]
+    before = sum(row.channels_before for row in report.layers)
+    after = sum(row.channels_after for row in report.layers)
+    total = (
+        "whole network",
+        f"{before} → {after}",
+        fraction(before, after),
+        f"{count(report.macs[0])} → {count(report.macs[1])}",
+        fraction(*report.macs),
+        f"{count(report.params[0])} → {count(report.params[1])}",
+        fraction(*report.params),
+    )
+    return [*rows, total]
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return an aligned text table: first column to the left, the others to the right.
+
+    The last row is set apart by a line when there is more than one.
+    """
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    rule = "  ".join("-" * width for width in widths)
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)])
+
+    body = [line(row) for row in rows]
+    if len(body) > 1:
+        body.insert(-1, rule)
+    return "\n".join([line(header), rule, *body])
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table: first column to the left, the others to the right."""
+    alignment = ["---", *["---:"] * (len(header) - 1)]
+    lines = [header, alignment, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def count(number: int) -> str:
+    """Return a count of MACs or parameters with three digits and a unit: ``5.72 M``."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            value = number / size
+            return f"{value:.{3 - len(str(int(value)))}f} {unit}"
+    return str(number)
+
+
+def fraction(before: float, after: float) -> str:
+    """Return what is left in percent, or a dash where there was nothing."""
+    return f"{after / before:.1%}" if before else "–"
+
+
+def _rich_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=0, show_edge=False)
+    for index, name in enumerate(header):
+        justify: Literal["left", "right"] = "right" if index else "left"
+        table.add_column(name, justify=justify, no_wrap=index > 0, overflow="fold")
+    for row in rows[:-1]:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*rows[-1], style="bold")
+    console = Console()
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

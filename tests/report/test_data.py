@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lightning_slimga.report.data import SCHEMA_VERSION, jsonable
+from tests.report.example import example_report
+
+
+def test_plain_report_is_strict_json_and_says_its_schema() -> None:
+    plain = example_report(search_fitness=math.nan, seeds={"uniform": math.inf}).to_plain()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["schema_version"] == SCHEMA_VERSION
+    assert plain["search_fitness"] is None
+    assert plain["seeds"] == {"uniform": None}
+    assert plain["layers"][0]["channels_after"] == 12
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64("nan"), None),
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        ((1, [2.5, -math.inf]), [1, [2.5, None]]),
+        ({1: {"a": None}}, {"1": {"a": None}}),
+        (slice(0, 2), "slice(0, 2, None)"),
+    ],
+)
+def test_jsonable(value: object, expected: object) -> None:
+    got = jsonable(value)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="`mode` to be 'max' or 'min', but got 'highest'"):
+        example_report(mode="highest")

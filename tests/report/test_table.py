@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lightning_slimga.report import format_table, table
+from tests.report.example import example_report
+
+
+def test_plain_table_is_aligned_and_adds_up() -> None:
+    lines = format_table(example_report(), terminal=False).splitlines()
+    assert lines[0].startswith("budget macs 0.35 · 17.5% of MACs · 5.8% of parameters kept")
+    assert lines[0].endswith("val_acc 0.8262 after surgery · 0.9114 at the end")
+    assert len({len(line) for line in lines[1:]}) == 1
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert cells[3] == [
+        "stem", "24 → 12", "50.0%", "1.00 M → 500 k", "50.0%", "240 → 120", "50.0%",
+    ]  # fmt: skip
+    assert cells[-1][:4] == ["whole network", "168 → 48", "28.6%", "5.72 M → 1.00 M"]
+
+
+def test_terminal_table_holds_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    report = example_report()
+    drawn = format_table(report, terminal=True)
+    for row in table.layer_rows(report):
+        for cell in row:
+            assert cell in drawn
+
+
+def test_terminal_table_without_rich_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "find_spec", lambda name: None)
+    report = example_report()
+    assert format_table(report, terminal=True) == format_table(report, terminal=False)
+
+
+def test_output_that_is_no_terminal_gets_plain_text() -> None:
+    report = example_report()
+    assert format_table(report) == format_table(report, terminal=False)
+
+
+def test_unfinished_fit_has_no_number_for_the_end() -> None:
+    line = format_table(example_report(final_fitness=None), terminal=False).splitlines()[0]
+    assert line.endswith("0.8262 after surgery")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1.00 k"),
+        (57_200, "57.2 k"),
+        (572_000, "572 k"),
+        (5_720_352, "5.72 M"),
+        (4_089_184_256, "4.09 G"),
+    ],
+)
+def test_count(number: int, text: str) -> None:
+    assert table.count(number) == text
+
+
+def test_markdown_table_escapes_bars() -> None:
+    assert table.markdown_table(("a", "b"), [("x|y", "1")]) == (
+        "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
+    )
+
+
+def test_fraction_of_nothing() -> None:
+    assert table.fraction(0, 0) == "–"

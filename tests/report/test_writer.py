@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from lightning_slimga.report import write_report, writer
+from tests.report.example import example_report
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def test_folder_holds_page_data_and_pictures(tmp_path: Path) -> None:
+    folder = write_report(tmp_path / "runs" / "slimga", example_report())
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "channels.png", "fitness.png", "gamma.png", "report.json", "report.md",
+    ]  # fmt: skip
+    for picture in folder.glob("*.png"):
+        assert picture.read_bytes().startswith(PNG_SIGNATURE)
+        assert f"]({picture.name})" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_json_is_strict_and_complete(tmp_path: Path) -> None:
+    report = example_report(search_fitness=math.nan)
+    text = (write_report(tmp_path, report) / "report.json").read_text(encoding="utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"not strict JSON: {constant}")
+
+    data = json.loads(text, parse_constant=refuse)
+    versions = data.pop("versions")
+    assert data == json.loads(json.dumps(report.to_plain()))
+    assert {"python", "torch", "lightning", "deap"} <= versions.keys()
+
+
+def test_page_reads_on_its_own() -> None:
+    page = writer.format_markdown(example_report(), versions={"torch": "2.14.1"})
+    assert "Asked for: at most 35.0% of the MACs, with the highest `val_acc`." in page
+    assert "| MACs | 5.72 M | 1.00 M | 17.5% |" in page
+    assert "| latency | 1.250 ms | 0.500 ms | 40.0% |" in page
+    assert "| gamma threshold | 0.6710 |" in page
+    assert "| 9 | 216 | 0.8260 | 0.7940 | 12.5 |" in page
+    assert "- model output: `fc.weight`, `fc.bias`" in page
+    assert "| population_size | 24 |" in page
+    assert "| torch | 2.14.1 |" in page
+
+
+def test_page_leaves_out_what_is_not_there() -> None:
+    report = example_report(
+        history=[], seeds={}, frozen=[], settings={}, seconds={}, latency_ms=None,
+        final_fitness=None,
+    )  # fmt: skip
+    page = writer.format_markdown(report, versions={})
+    headings = [line for line in page.splitlines() if line.startswith("#")]
+    assert headings == ["# Pruning report", "## What came out", "## Layers"]
+    assert "latency" not in page
+    assert "end of the fit" not in page
+
+
+def test_absolute_budgets_and_lower_is_better() -> None:
+    report = example_report(budget={"macs": 2_000_000, "latency_ms": 0.5}, mode="min")
+    page = writer.format_markdown(report, versions={})
+    assert "at most 2,000,000 MACs and at most 0.5 ms latency, with the lowest `val_acc`" in page
+
+
+def test_without_matplotlib_there_are_no_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "find_spec", lambda name: None)
+    folder = write_report(tmp_path, example_report())
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "report.md"]
+    assert "Pictures" not in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_report_is_written_again_over_the_old_one(tmp_path: Path) -> None:
+    write_report(tmp_path, example_report(final_fitness=None))
+    write_report(tmp_path, example_report(final_fitness=0.9114))
+    assert "0.9114" in (tmp_path / "report.md").read_text(encoding="utf-8")
