@@ -1,0 +1,1 @@
+"""WHICH channels live and die together: labels, tracing, op rules, cost. Torch and numpy only."""

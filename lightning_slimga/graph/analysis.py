@@ -1,0 +1,130 @@
+"""Run a network under the tracer, in evaluation and in training mode, and freeze what gets out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
+from lightning_slimga.calls import Call
+from lightning_slimga.graph.labels import LabelStore
+from lightning_slimga.graph.slots import find_slots
+from lightning_slimga.graph.tracer import CostTerm, OpRecord, Trace, Tracer
+from lightning_slimga.model_state import preserved
+
+_MAX_DEPTH = 8
+
+
+@dataclasses.dataclass
+class Analysis:
+    """Labels of a network, and the ops of each traced pass.
+
+    Attributes:
+        trace: the labels.
+        costs: cost terms of the evaluation pass.
+        records: ops of the evaluation and of the training pass.
+        outputs: what the evaluation pass returned.
+        training_error: why the training pass could not run, if so.
+    """
+
+    trace: Trace
+    costs: list[CostTerm] = dataclasses.field(default_factory=list)
+    records: dict[str, list[OpRecord]] = dataclasses.field(default_factory=dict)
+    training_error: str | None = None
+
+
+def analyse(model: nn.Module, calls: Sequence[Call], *, approximate: bool = False) -> Analysis:
+    """Trace ``model``; it is left exactly as it was.
+
+    Args:
+        model: the network.
+        calls: how it is run.
+        approximate: let channels under statistics across channels (LayerNorm) go as well.
+
+    Returns:
+        The analysis.
+    """
+    trace = Trace(
+        LabelStore(), find_slots(model), dict(model.named_modules()), approximate=approximate
+    )
+    analysis = Analysis(trace)
+    with running(model):
+        evaluation = _traced(model, calls, trace)
+        analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
+    with running(model, training=True):
+        try:
+            analysis.records["train"] = _traced(model, calls, trace).records
+        except Exception as error:  # e.g. targets missing: only evaluation is known to work
+            analysis.training_error = f"{type(error).__name__}: {error}"
+    return analysis
+
+
+@contextmanager
+def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+    """The state in which a network is traced and proved; everything is restored on exit.
+
+    No gradients, no fused transformer path and no compiled code (both hide ops). In training mode
+    normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
+    """
+    compiler = torch.compiler.set_stance("force_eager")
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with preserved(model), torch.no_grad(), compiler:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.train(training)
+        for module in model.modules():
+            if isinstance(getattr(module, "running_mean", None), Tensor):
+                module.training = False
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> Tracer:
+    tracer = Tracer(trace)
+    before = {id(value) for value in _held_by_modules(model)}
+    with tracer:
+        outputs = [call.run(model) for call in calls]
+    for call, output in zip(calls, outputs, strict=True):
+        where = f"reaches the output {call.module or 'forward'} -> "
+        for path, tensor in output_tensors(output):
+            trace.store.freeze_all(tracer.lookup(tensor), f"{where}[{path}]")
+    for value in _held_by_modules(model):
+        if id(value) not in before:
+            trace.store.freeze_all(tracer.lookup(value), "is kept as an attribute of a module")
+    return tracer
+
+
+def _held_by_modules(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors in plain attributes: what a forward has put there, others may read."""
+    for module in model.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor):
+                yield value
+            elif isinstance(value, (list, tuple, dict)) and value:
+                items = value.values() if isinstance(value, dict) else value
+                yield from (item for item in items if isinstance(item, Tensor))
+
+
+def output_tensors(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a model's output with its place: containers, dataclasses, plain objects."""
+    if isinstance(value, Tensor):
+        yield path or "0", value
+        return
+    if depth > _MAX_DEPTH or isinstance(value, (str, bytes, int, float, type, nn.Module)):
+        return
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, (list, tuple, set)):
+        items = list(enumerate(value))
+    elif hasattr(value, "__dict__"):
+        items = list(vars(value).items())
+    else:
+        return
+    for key, item in items:
+        yield from output_tensors(item, f"{path}.{key}" if path else str(key), depth + 1)

@@ -1,0 +1,285 @@
+"""From labels to prunable layers: what one bit of a mask removes, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_slimga.graph.cost import Cost, LinearSize, Polynomial, Term
+from lightning_slimga.graph.labels import NOTHING, LabelArray
+from lightning_slimga.graph.tracer import CostTerm, SizeAttribute, Trace
+
+Bits = npt.NDArray[np.int64]
+"""For every index of a dimension the bit of the mask that removes it, or ``NOTHING``."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Channels that stand in the same places: one contiguous piece of the mask.
+
+    Attributes:
+        name: the module that makes the channels (with a range where it makes several layers).
+        slice: the layer's bits of the mask.
+        tensors: ``(tensor name, dimension)`` of everything that shrinks along.
+        gamma: names of the scaling factors (γ) that belong to the channels; None without any.
+    """
+
+    name: str
+    slice: slice
+    tensors: tuple[tuple[str, int], ...]
+    gamma: tuple[str, ...] | None
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the full network."""
+        return int(self.slice.stop - self.slice.start)
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """The result of an analysis.
+
+    Attributes:
+        layers: the prunable layers, in the order in which the network runs.
+        bits: for each ``(tensor name, dimension)`` that a mask can shrink, the bit of each index.
+        attributes: attributes to rewrite, with the bit of each unit.
+        frozen: ``(tensor name, dimension, number of channels, reason)`` of what cannot go.
+        cost: MACs and parameters of any mask.
+        bit_of_label: bit of every label of the trace.
+        zeroed: names of the tensors that masking sets to zero.
+    """
+
+    layers: tuple[Layer, ...]
+    bits: dict[tuple[str, int], Bits]
+    attributes: tuple[tuple[SizeAttribute, Bits], ...]
+    frozen: tuple[tuple[str, int, int, str], ...]
+    cost: Cost
+    bit_of_label: Bits
+    zeroed: frozenset[str]
+
+    @property
+    def num_channels(self) -> int:
+        """Removable channels: bits of a mask."""
+        return self.layers[-1].slice.stop if self.layers else 0
+
+    def bits_of(self, labels: LabelArray) -> Bits:
+        """The bit of each label; ``NOTHING`` where it cannot go."""
+        bits = np.full(len(labels), NOTHING, dtype=np.int64)
+        real = labels >= 0
+        bits[real] = self.bit_of_label[labels[real]]
+        return bits
+
+
+def build_channel_graph(trace: Trace, costs: list[CostTerm]) -> ChannelGraph:
+    """Group labels into channels and channels into layers.
+
+    Args:
+        trace: what the traced passes have taught.
+        costs: the cost terms of the pass whose cost counts (evaluation mode).
+
+    Returns:
+        The graph. Channels of one layer stand in exactly the same dimensions of the same
+        tensors, cost terms and attributes, equally often: so cost depends on counts alone.
+    """
+    return _Builder(trace, costs).build()
+
+
+class _Builder:
+    def __init__(self, trace: Trace, costs: list[CostTerm]) -> None:
+        self.trace = trace
+        self.costs = costs
+        self.reasons = trace.store.frozen_reasons()
+        self.roots = trace.store.find(np.arange(len(trace.store), dtype=np.int64))
+        self.sites = {
+            (name, dim): labels
+            for name, dims in trace.slot_labels.items()
+            for dim, labels in enumerate(dims)
+            if labels is not None
+        }
+
+    def build(self) -> ChannelGraph:
+        classes, layer_of_class = self._layers_of_classes()
+        bit_of_label = np.full(len(self.trace.store), NOTHING, dtype=np.int64)
+        layers, bits = self._order(classes, layer_of_class)
+        bit_of_root = np.full(len(self.trace.store), NOTHING, dtype=np.int64)
+        bit_of_root[classes] = bits
+        bit_of_label = bit_of_root[self.roots]
+        layer_of_bit = np.repeat(
+            np.arange(len(layers), dtype=np.int64), [layer.num_channels for layer in layers]
+        )
+        graph = ChannelGraph(
+            layers=tuple(layers),
+            bits={},
+            attributes=(),
+            frozen=tuple(self._frozen(bit_of_label)),
+            cost=self._cost(bit_of_label, layer_of_bit, len(layers)),
+            bit_of_label=bit_of_label,
+            zeroed=self._zeroed(),
+        )
+        for site, labels in self.sites.items():
+            found = graph.bits_of(labels)
+            if (found >= 0).any():
+                graph.bits[site] = found
+        attributes = [
+            (attribute, graph.bits_of(attribute.labels))
+            for attribute in self.trace.attributes.values()
+        ]
+        changing = tuple((a, b) for a, b in attributes if (b >= 0).any())
+        return replace(graph, attributes=changing)
+
+    def _zeroed(self) -> frozenset[str]:
+        slots = self.trace.slots
+        return frozenset(
+            name
+            for name in self.trace.slot_labels
+            if slots[name].is_parameter or name in self.trace.contracted_buffers
+        )
+
+    def _layers_of_classes(self) -> tuple[Bits, Bits]:
+        """Live classes that own a slice of some tensor, and a signature number for each."""
+        owned = np.zeros(len(self.trace.store), dtype=bool)
+        for labels in self.sites.values():
+            owned[self.roots[labels]] = True
+        live = owned & (self.reasons[self.roots] < 0)
+        classes = np.flatnonzero(live & (self.roots == np.arange(len(self.roots))))
+        signature = self._signatures()[classes]
+        _, layer = np.unique(signature, return_inverse=True)
+        sizes = np.bincount(layer, minlength=1)
+        keep = sizes[layer] > 1  # a layer of a single channel can lose none
+        return classes[keep], layer[keep]
+
+    def _signatures(self) -> npt.NDArray[np.uint64]:
+        """A hash per class of the places in which it stands, with multiplicity.
+
+        A random 64-bit number per place, weighted by how often the class stands there, summed:
+        equal sums for different places have a chance of about 2**-64.
+        """
+        generator = np.random.Generator(np.random.PCG64(0))
+        total = np.zeros(len(self.trace.store), dtype=np.uint64)
+        for labels in self._places():
+            number = generator.integers(1, 2**63, dtype=np.uint64)
+            real = labels[labels >= 0]
+            roots, times = np.unique(self.roots[real], return_counts=True)
+            total[roots] += number * times.astype(np.uint64)
+        return total
+
+    def _places(self) -> list[LabelArray]:
+        factors = {id(f): f for term in self.costs for f in term.factors}
+        counted = [a.labels for a in self.trace.attributes.values()]
+        return [*self.sites.values(), *factors.values(), *counted]
+
+    def _order(self, classes: Bits, layer_of_class: Bits) -> tuple[list[Layer], Bits]:
+        """Number the layers by first appearance and their channels by position."""
+        position = np.full(len(self.trace.store), np.iinfo(np.int64).max, dtype=np.int64)
+        start, home = 0, []
+        for site, labels in self.sites.items():
+            roots = self.roots[labels]
+            np.minimum.at(position, roots, start + np.arange(len(labels), dtype=np.int64))
+            home.append((start, site))
+            start += len(labels)
+        order = np.argsort(position[classes], kind="stable")
+        first_seen: dict[int, list[int]] = {}
+        for i in order:
+            first_seen.setdefault(int(layer_of_class[i]), []).append(int(i))
+        bits = np.empty(len(classes), dtype=np.int64)
+        layers: list[Layer] = []
+        starts = np.array([s for s, _ in home], dtype=np.int64)
+        bit = 0
+        for members in first_seen.values():
+            bits[members] = np.arange(bit, bit + len(members), dtype=np.int64)
+            places = position[classes[members]]
+            name = self._name(places, starts, [site for _, site in home])
+            layers.append(Layer(name, slice(bit, bit + len(members)), (), None))
+            bit += len(members)
+        representatives = classes[[members[0] for members in first_seen.values()]]
+        return self._with_tensors(_unique_names(layers), representatives), bits
+
+    def _name(
+        self, places: Bits, starts: Bits, sites: list[tuple[str, int]]
+    ) -> str:
+        home = int(np.searchsorted(starts, places[0], side="right")) - 1
+        tensor, _ = sites[home]
+        place = self.trace.slots[tensor].places[0]
+        module = place[0].split(".parametrizations.")[0]
+        return module if place[1] == "weight" or ".parametrizations." in place[0] else tensor
+
+    def _with_tensors(self, layers: list[Layer], representatives: Bits) -> list[Layer]:
+        """Fill in where each layer stands, and which of the places are scaling factors."""
+        number = np.full(len(self.trace.store), NOTHING, dtype=np.int64)
+        number[representatives] = np.arange(len(layers), dtype=np.int64)
+        tensors: list[list[tuple[str, int]]] = [[] for _ in layers]
+        for site, labels in self.sites.items():
+            for layer in np.unique(number[self.roots[labels]]):
+                if layer >= 0:
+                    tensors[layer].append(site)
+        result = []
+        for layer, sites in zip(layers, tensors, strict=True):
+            gamma = tuple(name for name, _ in sites if name in self.trace.scaling_factors)
+            result.append(replace(layer, tensors=tuple(sites), gamma=gamma or None))
+        return result
+
+    def _frozen(self, bit_of_label: Bits) -> list[tuple[str, int, int, str]]:
+        rows = []
+        for (name, dim), labels in self.sites.items():
+            fixed = labels[bit_of_label[labels] < 0]
+            if not fixed.size:
+                continue
+            numbers, times = np.unique(self.reasons[fixed], return_counts=True)
+            for number, count in zip(numbers, times, strict=True):
+                alone = "its channels all live and die together: removing them empties the layer"
+                reason = self.trace.store.reasons[number] if number >= 0 else alone
+                rows.append((name, dim, int(count), reason))
+        return rows
+
+    def _cost(self, bit_of_label: Bits, layer_of_bit: Bits, num_layers: int) -> Cost:
+        cache: dict[int, LinearSize] = {}
+
+        def size(labels: LabelArray) -> LinearSize:
+            if id(labels) not in cache:
+                cache[id(labels)] = _linear_size(labels, bit_of_label, layer_of_bit, num_layers)
+            return cache[id(labels)]
+
+        macs = [Term(t.module, t.constant, tuple(map(size, t.factors))) for t in self.costs]
+        params = []
+        for slot in self.trace.slots.values():
+            if slot.is_parameter:
+                dims = self.trace.slot_labels.get(slot.name, [None] * slot.tensor.dim())
+                shape = slot.tensor.shape
+                fixed = [n for n, dim in zip(shape, dims, strict=True) if dim is None]
+                sizes = tuple(size(dim) for dim in dims if dim is not None)
+                constant = int(np.prod(fixed, dtype=np.int64))
+                params.append(Term(slot.places[0][0], constant, sizes))
+        return Cost(Polynomial(macs, num_layers), Polynomial(params, num_layers))
+
+
+def _linear_size(
+    labels: LabelArray, bit_of_label: Bits, layer_of_bit: Bits, num_layers: int
+) -> LinearSize:
+    bits = bit_of_label[labels[labels >= 0]]
+    bits = bits[bits >= 0]
+    per_layer = np.bincount(layer_of_bit[bits], minlength=num_layers) if num_layers else []
+    channels = np.bincount(layer_of_bit, minlength=num_layers) if num_layers else []
+    present: npt.NDArray[np.bool_] = np.zeros(num_layers, dtype=bool)
+    seen = np.unique(bits)
+    present[layer_of_bit[seen]] = True
+    multiplicity = tuple(
+        (int(layer), int(per_layer[layer] // channels[layer])) for layer in np.flatnonzero(present)
+    )
+    return LinearSize(len(labels) - len(bits), multiplicity)
+
+
+def _unique_names(layers: list[Layer]) -> list[Layer]:
+    times: dict[str, int] = {}
+    for layer in layers:
+        times[layer.name] = times.get(layer.name, 0) + 1
+    number: dict[str, int] = {}
+    result = []
+    for layer in layers:
+        name = layer.name
+        if times[name] > 1:
+            number[name] = number.get(name, 0) + 1
+            name = f"{name}#{number[name]}"
+        result.append(replace(layer, name=name))
+    return result

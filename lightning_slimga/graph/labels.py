@@ -1,0 +1,137 @@
+"""Labels: one integer per index of a tensor dimension, tied by union-find, frozen with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+LabelArray = npt.NDArray[np.int64]
+"""Labels of one tensor dimension, shape (size,); ``NOTHING`` where an index has no label."""
+
+DimLabels = LabelArray | None
+"""Labels of one dimension, or None where no index of it has any."""
+
+Labels = list[DimLabels]
+"""Labels of a tensor, one entry per dimension."""
+
+NOTHING = -1
+
+
+class LabelStore:
+    """All labels of one analysis: which are the same channel, and which can never go.
+
+    Ties are made at once for whole arrays (parents hook onto the smaller root until nothing
+    changes), so the cost is linear in the number of indices and no Python loop runs over channels.
+    """
+
+    def __init__(self) -> None:
+        self._parent = np.arange(1024, dtype=np.int64)
+        self._reason = np.full(1024, NOTHING, dtype=np.int64)
+        self._count = 0
+        self.reasons: list[str] = []
+        self._reason_ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def fresh(self, size: int) -> LabelArray:
+        """Make ``size`` labels that nothing is tied to yet."""
+        start, self._count = self._count, self._count + size
+        if self._count > len(self._parent):
+            capacity = max(self._count, 2 * len(self._parent))
+            self._parent = np.concatenate(
+                [self._parent, np.arange(len(self._parent), capacity, dtype=np.int64)]
+            )
+            grown = np.full(capacity, NOTHING, dtype=np.int64)
+            grown[: len(self._reason)] = self._reason
+            self._reason = grown
+        return np.arange(start, self._count, dtype=np.int64)
+
+    def find(self, labels: LabelArray) -> LabelArray:
+        """Representative of each label's class; ``NOTHING`` stays ``NOTHING``."""
+        if labels.size and labels.min() < 0:
+            found = labels.copy()
+            real = labels >= 0
+            found[real] = self.find(labels[real])
+            return found
+        roots = self._parent[labels]
+        while True:
+            above = self._parent[roots]
+            if np.array_equal(above, roots):
+                break
+            roots = above
+        self._parent[labels] = roots
+        return roots
+
+    def tie(self, a: LabelArray, b: LabelArray, why: str) -> None:
+        """Make ``a[i]`` and ``b[i]`` the same channel; a label that meets nothing is frozen.
+
+        Args:
+            a: labels, shape (n,).
+            b: labels, shape (n,).
+            why: the reason to give where one side has no label.
+        """
+        if a is b:
+            return
+        real_a, real_b = a >= 0, b >= 0
+        if not (real_a.all() and real_b.all()):
+            self.freeze(a[real_a & ~real_b], why)
+            self.freeze(b[real_b & ~real_a], why)
+            both = real_a & real_b
+            a, b = a[both], b[both]
+        while True:
+            a, b = self.find(a), self.find(b)
+            differ = a != b
+            if not differ.any():
+                return
+            a, b = a[differ], b[differ]
+            np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
+
+    def tie_rows(self, labels: LabelArray) -> LabelArray:
+        """Tie the rows of a matrix of labels together.
+
+        Args:
+            labels: shape (rows, columns).
+
+        Returns:
+            The first row, shape (columns,), which now stands for all of them.
+        """
+        first = labels[0]
+        if len(labels) > 1:
+            others = labels[1:]
+            self.tie(np.broadcast_to(first, others.shape).ravel(), others.ravel(), "tied to nothing")
+        return first
+
+    def freeze(self, labels: DimLabels, why: str) -> None:
+        """Never remove these labels' classes; the first reason given to a class is reported."""
+        if labels is None or not labels.size:
+            return
+        number = self._reason_ids.setdefault(why, len(self.reasons))
+        if number == len(self.reasons):
+            self.reasons.append(why)
+        real = labels[labels >= 0]
+        fresh = real[self._reason[real] < 0]
+        self._reason[fresh] = number
+
+    def freeze_all(self, labels: Sequence[DimLabels], why: str) -> None:
+        """Freeze every dimension of a tensor."""
+        for dim in labels:
+            self.freeze(dim, why)
+
+    def frozen_reasons(self) -> npt.NDArray[np.int64]:
+        """For every label the number of the first reason its class was frozen for, or -1.
+
+        Returns:
+            Indices into ``reasons``, shape (number of labels,).
+        """
+        roots = self.find(np.arange(self._count, dtype=np.int64))
+        none = np.iinfo(np.int64).max
+        first = np.full(self._count, none, dtype=np.int64)
+        own = self._reason[: self._count]
+        given = own >= 0
+        np.minimum.at(first, roots[given], own[given])
+        reasons = first[roots]
+        reasons[reasons == none] = NOTHING
+        return reasons

@@ -1,0 +1,50 @@
+"""Tensors made from sizes alone (``zeros``, ``randn``, dropout noise, hidden states).
+
+Their indices get labels of their own: if the size was computed from a channel count, they shrink
+along; if it is a number in the code, running the small model shows it, and they are frozen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.registry import rule
+from lightning_slimga.graph.tracer import Op
+
+_LARGEST = 65_536  # no channel dimension is longer; keeps label memory small for big buffers
+
+
+@rule(
+    "aten::empty",
+    "aten::zeros",
+    "aten::ones",
+    "aten::full",
+    "aten::rand",
+    "aten::randn",
+    "aten::new_empty",
+    "aten::new_zeros",
+    "aten::new_ones",
+    "aten::new_full",
+)
+def from_sizes(op: Op, *_: Any) -> Labels:
+    """sizes -> a tensor whose every dimension has labels of its own."""
+    return [
+        op.store.fresh(n) if 1 < n <= _LARGEST else None for n in op.outputs[0].shape
+    ]
+
+
+@rule(
+    "aten::empty_like",
+    "aten::zeros_like",
+    "aten::ones_like",
+    "aten::full_like",
+    "aten::rand_like",
+    "aten::randn_like",
+    "aten::randint_like",
+)
+def like(op: Op, x: Tensor, *_: Any) -> Labels:
+    """x any shape -> a tensor of the same shape, index by index."""
+    return op.labels(x)

@@ -1,0 +1,88 @@
+"""Element-wise ops: whatever meets at one index of a dimension is one channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.registry import rule
+from lightning_slimga.graph.tracer import Op, tensors_in
+
+
+def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Labels:
+    """Labels of the broadcast of several operands, aligned at the last dimension.
+
+    Args:
+        op: the running op; its first output has the broadcast shape.
+        operands: ``(shape, labels)`` of each operand.
+    """
+    shape = op.outputs[0].shape
+    result: Labels = []
+    for axis in range(-len(shape), 0):
+        present = [
+            labels[axis] for size, labels in operands if -axis <= len(size) and size[axis] != 1
+        ]
+        joined = present[0] if present else None
+        for other in present[1:]:
+            joined = op.tie(joined, other)
+        result.append(joined)
+    return result
+
+
+@rule(
+    "aten::pointwise",
+    "aten::masked_fill",
+    "aten::_prelu_kernel",
+    "aten::lerp",
+    "aten::clamp",
+    "aten::where",
+    "aten::heaviside",
+    "aten::gelu",
+    "aten::fmod",
+)
+def pointwise(op: Op, *arguments: Any) -> Labels:
+    """any number of tensors, broadcast -> their common shape; used for every op tagged pointwise."""
+    tensors = list(tensors_in(arguments))
+    labels = broadcast(op, [(t.shape, op.labels(t)) for t in tensors])
+    for t in tensors:  # nn.PReLU: one slope per channel
+        op.attribute(("num_parameters",), next((d for d in labels if d is not None), None), t)
+    return labels
+
+
+@rule("aten::copy")
+def copy(op: Op, target: Tensor, source: Tensor, *_: Any) -> Labels:
+    """target any shape, source broadcast to it -> target; the writing itself ties the two."""
+    return broadcast(op, [(source.shape, op.labels(source)), (target.shape, op.labels(target))])
+
+
+@rule(
+    "aten::clone",
+    "aten::detach",
+    "aten::alias",
+    "aten::_to_copy",
+    "aten::contiguous",
+    "aten::lift_fresh",
+    "aten::lift_fresh_copy",
+    "aten::to",
+    "aten::_conj",
+    "aten::real",
+    "aten::view_as_real_copy",
+    "aten::fill",
+    "aten::zero",
+    "aten::bernoulli",
+    "aten::uniform",
+    "aten::normal",
+    "aten::normal_functional",
+    "aten::exponential",
+    "aten::random",
+    "aten::native_dropout",
+    "aten::to_mkldnn",
+    "aten::to_dense",
+)
+def same(op: Op, x: Tensor, *_: Any) -> tuple[Labels, ...]:
+    """x any shape -> the same shape, index by index."""
+    labels = op.labels(x)
+    return tuple(labels if t.shape == x.shape else [None] * t.dim() for t in op.outputs)

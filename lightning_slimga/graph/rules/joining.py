@@ -1,0 +1,105 @@
+"""Concatenation, stacking, splitting, slicing: indices are put together or cut apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_slimga.graph.labels import DimLabels, Labels
+from lightning_slimga.graph.registry import rule
+from lightning_slimga.graph.tracer import Op
+
+
+@rule("aten::cat")
+def cat(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
+    """(…, C1, …), (…, C2, …), … -> (…, C1 + C2 + …, …)."""
+    parts = [t for t in tensors if t.dim() == op.outputs[0].dim()]  # legacy: empty 1-d tensors
+    labels = [op.labels(t) for t in parts]
+    axis = dim % parts[0].dim()
+    result: Labels = []
+    for i in range(parts[0].dim()):
+        if i == axis:
+            pieces = [op.full(one[i], t.shape[i]) for one, t in zip(labels, parts, strict=True)]
+            joined = np.concatenate(pieces)
+            result.append(joined if (joined >= 0).any() else None)
+        else:
+            result.append(_tie_all(op, [one[i] for one in labels]))
+    return result
+
+
+@rule("aten::stack")
+def stack(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
+    """n times (…) -> (…, n, …)."""
+    labels = [op.labels(t) for t in tensors]
+    axis = dim % op.outputs[0].dim()
+    tied = [_tie_all(op, list(dims)) for dims in zip(*labels, strict=True)]
+    return [*tied[:axis], None, *tied[axis:]]
+
+
+@rule("aten::split", "aten::chunk", "aten::unsafe_split", "aten::unsafe_chunk")
+def split(op: Op, x: Tensor, _size: int, dim: int = 0) -> tuple[Labels, ...]:
+    """(…, C, …) -> pieces along ``dim``."""
+    return _pieces(op, x, dim)
+
+
+@rule("aten::split_with_sizes", "aten::unsafe_split_with_sizes")
+def split_with_sizes(op: Op, x: Tensor, _sizes: list[int], dim: int = 0) -> tuple[Labels, ...]:
+    """(…, C, …) -> pieces of the given sizes along ``dim``."""
+    return _pieces(op, x, dim)
+
+
+@rule("aten::slice")
+def slice_(op: Op, x: Tensor, dim: int = 0, *bounds: Any) -> Labels:
+    """(…, C, …) -> (…, C[start:end:step], …)."""
+    labels = op.labels(x)
+    axis, size = dim % x.dim(), x.shape[dim]
+    start, end, step = (list(bounds) + [None, None, 1])[:3]
+    start, end, step = slice(start, end, step).indices(size)
+    if labels[axis] is None or (start, end, step) == (0, size, 1):
+        return labels
+    if step != 1:
+        op.freeze(labels[axis], "every n-th index is read")
+    _repeat_with_period(op, labels[axis], gcd(size, start, end))
+    labels[axis] = labels[axis][start:end:step]
+    return labels
+
+
+@rule("aten::unbind")
+def unbind(op: Op, x: Tensor, dim: int = 0) -> tuple[Labels, ...]:
+    """(…, n, …) -> n times (…)."""
+    labels = op.labels(x)
+    op.freeze(labels.pop(dim % x.dim()), "taken apart index by index")
+    return tuple(list(labels) for _ in op.outputs)
+
+
+def _pieces(op: Op, x: Tensor, dim: int) -> tuple[Labels, ...]:
+    axis = dim % x.dim()
+    sizes = [t.shape[axis] for t in op.outputs]
+    labels = op.labels(x)
+    cut = labels[axis]
+    if cut is not None:
+        _repeat_with_period(op, cut, gcd(*sizes))
+    bounds = np.cumsum([0, *sizes])
+    return tuple(
+        [*labels[:axis], None if cut is None else cut[a:b], *labels[axis + 1 :]]
+        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+    )
+
+
+def _repeat_with_period(op: Op, labels: DimLabels, period: int) -> None:
+    """A cut computed from the size (``x[:, : c // 2]``) falls right again if every stretch between
+    cuts loses the same positions; a cut that is a number in the code is found by the proof.
+    """
+    if labels is not None and len(labels):
+        op.store.tie_rows(labels.reshape(-1, max(period, 1)))
+
+
+def _tie_all(op: Op, dims: list[DimLabels]) -> DimLabels:
+    joined = dims[0]
+    for other in dims[1:]:
+        joined = op.tie(joined, other)
+    return joined

@@ -1,0 +1,86 @@
+"""Matrix products: linear layers, batched products, einsum (which becomes ``bmm``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.registry import rule
+from lightning_slimga.graph.rules.elementwise import broadcast
+from lightning_slimga.graph.tracer import Op
+
+
+@rule("aten::mm")
+def mm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
+    """a (M, K), b (K, N) -> (M, N)."""
+    la, lb = op.labels(a), op.labels(b)
+    op.contract(la[1], lb[0])
+    op.reads(a)
+    op.reads(b)
+    op.attribute(("in_features",), lb[0], b)
+    op.attribute(("out_features",), lb[1], b)
+    op.macs((la[0], a.shape[0]), (la[1], a.shape[1]), (lb[1], b.shape[1]))
+    return [la[0], lb[1]]
+
+
+@rule("aten::addmm", "aten::_addmm_activation")
+def addmm(op: Op, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Labels:
+    """bias (N,) or (M, N), a (M, K), b (K, N) -> (M, N)."""
+    product = mm(op, a, b)
+    return _with_bias(op, bias, product)
+
+
+@rule("aten::bmm")
+def bmm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
+    """a (B, M, K), b (B, K, N) -> (B, M, N)."""
+    la, lb = op.labels(a), op.labels(b)
+    batch = op.tie(la[0], lb[0])
+    op.contract(la[2], lb[1])
+    op.reads(a)
+    op.reads(b)
+    op.macs(
+        (batch, a.shape[0]), (la[1], a.shape[1]), (la[2], a.shape[2]), (lb[2], b.shape[2])
+    )
+    return [batch, la[1], lb[2]]
+
+
+@rule("aten::baddbmm")
+def baddbmm(op: Op, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Labels:
+    """bias broadcast to (B, M, N), a (B, M, K), b (B, K, N) -> (B, M, N)."""
+    return _with_bias(op, bias, bmm(op, a, b))
+
+
+@rule("aten::mv")
+def mv(op: Op, a: Tensor, b: Tensor) -> Labels:
+    """a (M, K), b (K,) -> (M,)."""
+    la = op.labels(a)
+    op.contract(la[1], op.labels(b)[0])
+    op.reads(a)
+    return [la[0]]
+
+
+@rule("aten::dot")
+def dot(op: Op, a: Tensor, b: Tensor) -> Labels:
+    """a (K,), b (K,) -> ()."""
+    op.contract(op.labels(a)[0], op.labels(b)[0])
+    return []
+
+
+@rule("aten::_trilinear")
+def trilinear(op: Op, x1: Tensor, weight: Tensor, x2: Tensor, *expand: Any) -> Labels:
+    """x1 (N, A), weight (O, A, B), x2 (N, B) -> (N, O): the layout of ``nn.Bilinear``."""
+    if tuple(map(tuple, expand[:4])) != ((1, 3), (0,), (1, 2), (2, 3)):
+        raise ValueError("a layout of _trilinear other than that of nn.Bilinear")
+    l1, lw, l2 = op.labels(x1), op.labels(weight), op.labels(x2)
+    op.contract(l1[1], lw[1])
+    op.contract(l2[1], lw[2])
+    op.attribute(("in1_features",), lw[1], weight)
+    op.attribute(("in2_features",), lw[2], weight)
+    op.attribute(("out_features",), lw[0], weight)
+    return [op.tie(l1[0], l2[0]), lw[0]]
+
+
+def _with_bias(op: Op, bias: Tensor, product: Labels) -> Labels:
+    return broadcast(op, [(bias.shape, op.labels(bias)), (op.outputs[0].shape, product)])

@@ -1,0 +1,183 @@
+"""Views: the same elements under other dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
+from lightning_slimga.graph.registry import rule
+from lightning_slimga.graph.tracer import Op
+
+_HEADS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "num_attention_heads")
+
+
+@rule(
+    "aten::view",
+    "aten::_unsafe_view",
+    "aten::reshape",
+    "aten::_reshape_alias",
+    "aten::_reshape_copy",
+    "aten::view_copy",
+)
+def view(op: Op, x: Tensor, *_: Any) -> Labels:
+    """(…) -> the same elements in another shape; stretches of equal product are matched."""
+    out = op.outputs[0]
+    if x.dtype != out.dtype or x.numel() == 0:
+        raise ValueError("a view of other elements")
+    labels = op.labels(x)
+    result: Labels = [None] * out.dim()
+    for old, new in _matching_stretches(x.shape, out.shape):
+        named = [labels[i] for i in old]
+        regrouped = _regroup(op, named, [x.shape[i] for i in old], [out.shape[j] for j in new])
+        for j, dim in zip(new, regrouped, strict=True):
+            result[j] = dim
+    return result
+
+
+def _matching_stretches(
+    old: Sequence[int], new: Sequence[int]
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Cut both shapes into the shortest stretches of equal product, dimensions of 1 left out."""
+    a = [i for i, n in enumerate(old) if n != 1]
+    b = [j for j, n in enumerate(new) if n != 1]
+    while a or b:
+        left, right = [a.pop(0)], [b.pop(0)]
+        size_left, size_right = old[left[0]], new[right[0]]
+        while size_left != size_right:
+            if size_left < size_right:
+                left.append(a.pop(0))
+                size_left *= old[left[-1]]
+            else:
+                right.append(b.pop(0))
+                size_right *= new[right[-1]]
+        yield left, right
+
+
+def _regroup(op: Op, labels: Labels, old: list[int], new: list[int]) -> Labels:
+    """Labels of one stretch: old sizes (a1, a2, …) -> new sizes (b1, b2, …)."""
+    if len(old) == len(new) == 1:
+        return labels
+    labelled = [i for i, dim in enumerate(labels) if dim is not None]
+    if not labelled:
+        return [None] * len(new)
+    if len(labelled) > 1:
+        for i in labelled:
+            op.freeze(labels[i], "two dimensions with channels become one")
+        return [None] * len(new)
+    axis = labelled[0]
+    shape = [n if i == axis else 1 for i, n in enumerate(old)]
+    elements = np.broadcast_to(op.full(labels[axis], old[axis]).reshape(shape), old)
+    if len(new) == 1:
+        return [elements.ravel()]
+    return _divide(op, elements.reshape(new))
+
+
+def _divide(op: Op, elements: LabelArray) -> Labels:
+    """Give the labels of a block of elements to the one dimension that they belong to.
+
+    Where they vary along several dimensions, one carries them and the others' indices are tied:
+    (C,) seen as (g, C/g) loses the same position of every group.
+    """
+    roots = op.store.find(elements.ravel()).reshape(elements.shape)
+    result: Labels = [None] * elements.ndim
+    for axis in range(elements.ndim):
+        columns = np.moveaxis(roots, axis, 0).reshape(elements.shape[axis], -1)
+        if (columns == columns[:, :1]).all():
+            result[axis] = _first(elements, axis)
+            return result
+    axis = _carrier(op, elements.shape)
+    rows = np.moveaxis(elements, axis, -1).reshape(-1, elements.shape[axis])
+    result[axis] = op.store.tie_rows(rows)
+    return result
+
+
+def _first(elements: LabelArray, axis: int) -> LabelArray:
+    return np.ascontiguousarray(
+        np.moveaxis(elements, axis, 0).reshape(elements.shape[axis], -1)[:, 0]
+    )
+
+
+def _carrier(op: Op, shape: tuple[int, ...]) -> int:
+    """Which of several dimensions carries the channels: heads where the module names them, else
+    the longest (the last of equals), or what an earlier proof has found to work.
+    """
+    chosen = op.trace.choices.get(op.number)
+    if chosen is not None and chosen < len(shape):
+        return chosen
+    module = op.trace.modules[op.module]
+    for axis, size in enumerate(shape):
+        if any(getattr(module, name, None) == size for name in _HEADS):
+            return axis
+    return max(range(len(shape)), key=lambda axis: (shape[axis], axis))
+
+
+@rule("aten::expand", "aten::expand_copy")
+def expand(op: Op, x: Tensor, *_: Any) -> Labels:
+    """(…, 1, …) -> (…, n, …), dimensions added in front."""
+    labels = op.labels(x)
+    return [*([None] * (op.outputs[0].dim() - x.dim())), *labels]
+
+
+@rule("aten::repeat")
+def repeat(op: Op, x: Tensor, repeats: list[int]) -> Labels:
+    """(…, C, …) -> (…, r·C, …), dimensions added in front."""
+    added = len(repeats) - x.dim()
+    labels: Labels = [*([None] * added), *op.labels(x)]
+    return [
+        dim if dim is None else np.tile(dim, times)
+        for dim, times in zip(labels, repeats, strict=True)
+    ]
+
+
+@rule("aten::permute", "aten::permute_copy")
+def permute(op: Op, x: Tensor, dims: list[int]) -> Labels:
+    """dimensions in another order."""
+    labels = op.labels(x)
+    return [labels[d] for d in dims]
+
+
+@rule("aten::transpose", "aten::transpose_copy")
+def transpose(op: Op, x: Tensor, a: int, b: int) -> Labels:
+    """two dimensions exchanged."""
+    labels = op.labels(x)
+    if labels:
+        labels[a], labels[b] = labels[b], labels[a]
+    return labels
+
+
+@rule("aten::t", "aten::t_copy")
+def t(op: Op, x: Tensor) -> Labels:
+    """(A, B) -> (B, A)."""
+    return op.labels(x)[::-1]
+
+
+@rule("aten::unsqueeze", "aten::unsqueeze_copy")
+def unsqueeze(op: Op, x: Tensor, dim: int) -> Labels:
+    """a dimension of size 1 put in."""
+    labels: list[DimLabels] = op.labels(x)
+    labels.insert(dim % (x.dim() + 1), None)
+    return labels
+
+
+@rule("aten::squeeze", "aten::squeeze_copy")
+def squeeze(op: Op, x: Tensor, dims: Any = None) -> Labels:
+    """dimensions of size 1 taken out."""
+    labels = op.labels(x)
+    if dims is None:
+        axes = range(x.dim())
+    else:
+        axes = [d % max(x.dim(), 1) for d in ([dims] if isinstance(dims, int) else dims)]
+    return [dim for i, dim in enumerate(labels) if i not in axes or x.shape[i] != 1]
+
+
+@rule("aten::unfold")
+def unfold(op: Op, x: Tensor, dim: int, _size: int, _step: int) -> Labels:
+    """(…, n, …) -> (…, windows, …, size)."""
+    labels = op.labels(x)
+    op.freeze(labels[dim], "read by windows")
+    labels[dim] = None
+    return [*labels, None]

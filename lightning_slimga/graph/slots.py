@@ -1,0 +1,56 @@
+"""Which tensors a module owns: every parameter and buffer, with all the places it stands in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter or buffer of a model.
+
+    Attributes:
+        name: its first qualified name, as in ``named_parameters``.
+        places: every ``(module name, attribute)`` that holds this tensor; several when tied.
+        is_parameter: whether it is a Parameter.
+        tensor: the tensor itself, full size.
+    """
+
+    name: str
+    places: tuple[tuple[str, str], ...]
+    is_parameter: bool
+    tensor: Tensor
+
+
+def find_slots(model: nn.Module) -> dict[str, Slot]:
+    """List the tensors that ``model`` owns, tied ones once.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Slots by name, in the order of ``named_parameters`` within each module.
+    """
+    places: dict[int, list[tuple[str, str]]] = {}
+    found: dict[int, tuple[str, Tensor, bool]] = {}
+    for module_name, attribute, tensor, is_parameter in _own_tensors(model):
+        places.setdefault(id(tensor), []).append((module_name, attribute))
+        name = f"{module_name}.{attribute}" if module_name else attribute
+        found.setdefault(id(tensor), (name, tensor, is_parameter))
+    return {
+        name: Slot(name, tuple(places[key]), is_parameter, tensor)
+        for key, (name, tensor, is_parameter) in found.items()
+    }
+
+
+def _own_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor, bool]]:
+    for module_name, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None and not nn.parameter.is_lazy(parameter):
+                yield module_name, attribute, parameter, True
+        for attribute, buffer in module._buffers.items():
+            if buffer is not None and not nn.parameter.is_lazy(buffer):
+                yield module_name, attribute, buffer, False

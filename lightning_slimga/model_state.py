@@ -1,0 +1,95 @@
+"""Run a user's module any number of times and leave no trace of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_CONTAINERS = (list, dict, set)
+
+
+@contextmanager
+def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterator[None]:
+    """Restore a module's state on exit, also after an exception.
+
+    Buffers come back in identity and content (batch-norm statistics, spectral-norm vectors),
+    so do ``training`` flags, plain attributes, tensors held in plain attributes (the states of
+    torchmetrics objects), the content of lists, dicts and sets held by a module, gradients, and
+    torch's random number generators. Parameters keep their identity; their *values* are not
+    copied, because nothing in a forward pass changes them.
+
+    Args:
+        model: the module whose state is kept.
+        device: where the model lives, for its random number generator; ``None`` looks at the
+            first parameter.
+    """
+    if device is None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    gradients = [(p, p.grad) for p in model.parameters()]
+    snapshots = [_Snapshot(module) for module in model.modules()]
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for snapshot in snapshots:
+                snapshot.restore()
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+
+class _Snapshot:
+    """The own state of one module, without its children's."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.attributes = dict(module.__dict__)
+        self.registries = {
+            key: dict(self.attributes[key]) for key in ("_parameters", "_buffers", "_modules")
+        }
+        self.tensors = [(t, t.detach().clone()) for t in self._own_tensors()]
+        self.containers = [
+            (value, value.copy())
+            for key, value in self.attributes.items()
+            if isinstance(value, _CONTAINERS) and key not in self.registries
+        ]
+
+    def _own_tensors(self) -> Iterator[Tensor]:
+        for buffer in self.registries["_buffers"].values():
+            if buffer is not None:
+                yield buffer
+        for value in self.attributes.values():
+            if isinstance(value, Tensor):
+                yield value
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for tensor, content in self.tensors:
+                if not _same(tensor, content):
+                    tensor.copy_(content)
+        for container, content in self.containers:
+            if container != content if isinstance(container, set) else True:
+                _refill(container, content)
+        self.module.__dict__.clear()
+        self.module.__dict__.update(self.attributes)
+        for key, content in self.registries.items():
+            _refill(self.module.__dict__[key], content)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give ``container`` back its former content, keeping its identity."""
+    if isinstance(container, list):
+        container[:] = content
+    else:
+        container.clear()
+        container.update(content)
+
+
+def _same(tensor: Tensor, content: Tensor) -> bool:
+    if tensor.shape != content.shape:
+        raise RuntimeError("a tensor held by the module was resized in place by its forward")
+    return torch.equal(tensor, content)

@@ -1,0 +1,236 @@
+"""PruningPlan: what surgery keeps, as plain data that rebuilds the small model anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
+from lightning_slimga.transaction import Transaction
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorCut:
+    """What stays of one parameter or buffer.
+
+    Attributes:
+        places: ``(module name, attribute)`` of everything that holds the tensor.
+        shape: the full shape.
+        kept: for each dimension that shrinks, the kept indices in rising order.
+    """
+
+    places: tuple[tuple[str, str], ...]
+    shape: tuple[int, ...]
+    kept: Mapping[int, Tensor]
+
+    @property
+    def small_shape(self) -> tuple[int, ...]:
+        """The shape after the cut."""
+        return tuple(len(self.kept[d]) if d in self.kept else n for d, n in enumerate(self.shape))
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The kept part of a tensor of the full shape, in the same memory format."""
+        for dim, indices in self.kept.items():
+            tensor_indices = indices.to(tensor.device)
+            layout = _memory_format(tensor)
+            tensor = tensor.index_select(dim, tensor_indices).contiguous(memory_format=layout)
+        return tensor
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if (
+            tensor.dim() == rank
+            and tensor.is_contiguous(memory_format=layout)
+            and not tensor.is_contiguous()
+        ):
+            return layout
+    return torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """The result of a surgery: kept indices per tensor and the numbers that modules keep.
+
+    Attributes:
+        tensors: cuts by tensor name.
+        attributes: ``(module name, attribute, old value, new value)``; ``normalized_shape.-1``
+            is an entry of a tuple.
+        summary: plain figures for people and reports (channels, MACs, parameters).
+    """
+
+    tensors: Mapping[str, TensorCut]
+    attributes: tuple[tuple[str, str, int, int], ...] = ()
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def apply(
+        self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
+    ) -> PruningPlan:
+        """Shrink a full-size model in place; all or nothing.
+
+        Args:
+            model: a model of the same class and sizes that the plan was made for.
+            optimizers: optimizers that hold its parameters; their state is cut along.
+
+        Returns:
+            The plan itself.
+
+        Raises:
+            ValueError: when a tensor is missing or has another shape; the model is untouched.
+        """
+        optimizers = check_optimizers(optimizers)
+        self.check(model)
+        with Transaction() as transaction:
+            self.cut(model, transaction, optimizers)
+        return self
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that is not of the full size that the plan was made for.
+
+        Raises:
+            ValueError: naming the first tensor that does not fit.
+        """
+        for name, cut in self.tensors.items():
+            module_name, attribute = cut.places[0]
+            try:
+                tensor = getattr(model.get_submodule(module_name), attribute)
+            except AttributeError:
+                tensor = None
+            found = None if tensor is None else tuple(tensor.shape)
+            if found == cut.shape:
+                continue
+            hint = " The plan has been applied to it already." if found == cut.small_shape else ""
+            raise ValueError(
+                f"Expected argument `model` to have a tensor {name!r} of shape {cut.shape}, as the"
+                f" network that the plan was made for, but got {found or 'no such tensor'}.{hint}"
+            )
+
+    def is_applied(self, model: nn.Module) -> bool:
+        """Whether every tensor of ``model`` has the small shape already."""
+        for cut in self.tensors.values():
+            module_name, attribute = cut.places[0]
+            tensor = getattr(model.get_submodule(module_name), attribute, None)
+            if tensor is None or tuple(tensor.shape) != cut.small_shape:
+                return False
+        return True
+
+    def cut(
+        self,
+        model: nn.Module,
+        transaction: Transaction,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+    ) -> None:
+        """Make the changes under a transaction of the caller's (see :meth:`apply`)."""
+        replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
+        with torch.no_grad():
+            for cut in self.tensors.values():
+                self._cut_tensor(model, cut, transaction, replaced)
+            for module_name, name, _, value in self.attributes:
+                _set_number(model.get_submodule(module_name), name, value, transaction)
+            if optimizers:
+                replace_in_optimizers(optimizers, replaced, transaction)
+
+    def _cut_tensor(
+        self,
+        model: nn.Module,
+        cut: TensorCut,
+        transaction: Transaction,
+        replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
+    ) -> None:
+        module_name, attribute = cut.places[0]
+        old = getattr(model.get_submodule(module_name), attribute)
+        new = cut.take(old.detach())
+        if isinstance(old, nn.Parameter):
+            new = _parameter_like(old, new, cut)
+            replaced[old] = (new, cut)
+        for place, name in cut.places:
+            module = model.get_submodule(place)
+            registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
+            transaction.set_item(registry, name, new)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan as plain data (``torch.load(weights_only=True)`` accepts it)."""
+        return {
+            "format": _FORMAT,
+            "tensors": {
+                name: {
+                    "places": [list(place) for place in cut.places],
+                    "shape": list(cut.shape),
+                    "kept": {dim: indices.tolist() for dim, indices in cut.kept.items()},
+                }
+                for name, cut in self.tensors.items()
+            },
+            "attributes": [list(row) for row in self.attributes],
+            "summary": self.summary,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> PruningPlan:
+        """Rebuild a plan from :meth:`state_dict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError: when the data is not a plan of a format that this version reads.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(
+                f"Expected argument `state` to be the state_dict of a PruningPlan of format"
+                f" {_FORMAT}, but got {found!r}."
+            )
+        tensors = {
+            name: TensorCut(
+                places=tuple((str(m), str(a)) for m, a in cut["places"]),
+                shape=tuple(int(n) for n in cut["shape"]),
+                kept={
+                    int(dim): torch.tensor(indices, dtype=torch.long)
+                    for dim, indices in cut["kept"].items()
+                },
+            )
+            for name, cut in state["tensors"].items()
+        }
+        attributes = tuple((str(m), str(a), int(o), int(n)) for m, a, o, n in state["attributes"])
+        return cls(tensors, attributes, dict(state["summary"]))
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.state_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningPlan:
+        """Rebuild a plan from :meth:`to_json`."""
+        return cls.from_state_dict(json.loads(text))
+
+    def __str__(self) -> str:
+        lines = [f"PruningPlan of {len(self.tensors)} tensors"]
+        for name, value in self.summary.items():
+            if isinstance(value, (list, tuple)) and len(value) == 2:
+                lines.append(f"  {name}: {value[0]:,} -> {value[1]:,}")
+        for name, cut in self.tensors.items():
+            lines.append(f"  {name}: {cut.shape} -> {cut.small_shape}")
+        return "\n".join(lines)
+
+
+def _parameter_like(old: nn.Parameter, new: Tensor, cut: TensorCut) -> nn.Parameter:
+    """A parameter for the kept part, with the old one's gradient and Python attributes."""
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+    parameter.__dict__.update(old.__dict__)
+    if old.grad is not None:
+        parameter.grad = cut.take(old.grad)
+    return parameter
+
+
+def _set_number(module: nn.Module, name: str, value: int, transaction: Transaction) -> None:
+    name, _, index = name.partition(".")
+    if index:
+        entries = list(getattr(module, name))
+        entries[int(index)] = value
+        transaction.set_attribute(module, name, tuple(entries))
+    else:
+        transaction.set_attribute(module, name, value)

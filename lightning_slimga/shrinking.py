@@ -1,0 +1,77 @@
+"""One mask, three uses: zero its channels, cut them for a while, or plan to cut them for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lightning_slimga.graph.channel_graph import ChannelGraph
+from lightning_slimga.graph.slots import Slot
+from lightning_slimga.plan import PruningPlan, TensorCut
+from lightning_slimga.transaction import Transaction
+
+Mask = npt.NDArray[np.bool_]
+"""One bit per removable channel, shape (num_channels,); True = keep."""
+
+
+def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> PruningPlan:
+    """The plan that removes the channels that ``keep`` leaves out (without a summary)."""
+    kept: dict[str, dict[int, torch.Tensor]] = {}
+    for (name, dim), bits in graph.bits.items():
+        live = _live(bits, keep)
+        if not live.all():
+            kept.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(live))
+    tensors = {
+        name: TensorCut(slots[name].places, tuple(slots[name].tensor.shape), dims)
+        for name, dims in kept.items()
+    }
+    attributes = []
+    for attribute, bits in graph.attributes:
+        live = int(_live(bits, keep).sum())
+        if live != len(bits):
+            attributes.append((attribute.module, attribute.attribute, len(bits), live))
+    return PruningPlan(tensors, tuple(attributes))
+
+
+@contextmanager
+def masked(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Iterator[None]:
+    """Zero every slice of a removed channel, where it is written and where it is read.
+
+    A channel whose value is not zero although its weights are (``sigmoid(0)``) is read through
+    zeros, so the network computes what the shrunk one computes. Restored bit for bit.
+    """
+    saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+    try:
+        with torch.no_grad():
+            for (name, dim), bits in graph.bits.items():
+                gone = np.flatnonzero(~_live(bits, keep))
+                if name not in graph.zeroed or not gone.size:
+                    continue
+                data = slots[name].tensor.data
+                saved.append((data, data.clone()))
+                data.index_fill_(dim, torch.from_numpy(gone).to(data.device), 0)
+        yield
+    finally:
+        with torch.no_grad():
+            for data, content in reversed(saved):
+                data.copy_(content)
+
+
+@contextmanager
+def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
+    """Cut ``model`` for the duration of the block; the same tensor objects come back."""
+    with Transaction() as transaction:
+        plan.cut(model, transaction)
+        try:
+            yield
+        finally:
+            transaction.roll_back()
+
+
+def _live(bits: npt.NDArray[np.int64], keep: Mask) -> npt.NDArray[np.bool_]:
+    return (bits < 0) | keep[bits]

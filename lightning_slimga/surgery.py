@@ -1,0 +1,263 @@
+"""ChannelSurgery: look at a network, mask it, shrink it for a while, or shrink it for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lightning_slimga.calls import calls_from_example
+from lightning_slimga.graph.analysis import analyse, running
+from lightning_slimga.graph.channel_graph import Layer
+from lightning_slimga.graph.cost import Cost
+from lightning_slimga.optimizer_state import check_optimizers
+from lightning_slimga.plan import PruningPlan
+from lightning_slimga.proof import Proof, compare_outputs
+from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
+from lightning_slimga.transaction import Transaction
+
+
+class SurgeryError(RuntimeError):
+    """A surgery was proved wrong on the example inputs; model and optimizers are as before."""
+
+
+class ChannelSurgery:
+    """Which channels of a network can go, and the means to remove them.
+
+    The analysis runs the network on the example inputs, in evaluation and in training mode, and
+    then proves itself by cutting a random part of every layer. The model is left as it was.
+
+    Args:
+        model: any ``nn.Module`` with its weights; full size.
+        example_inputs: what one forward call receives: a Tensor, a tuple of positional
+            arguments, a dict of keyword arguments, or recorded :class:`~lightning_slimga.calls.Call`
+            objects. MACs are counted for exactly these inputs.
+        allow_approximate: also offer channels under statistics across channels (LayerNorm);
+            removing them changes what remains, and the report says so.
+
+    Attributes:
+        layers: the prunable layers; each has ``name``, ``slice`` (its bits of the mask),
+            ``tensors`` and ``gamma``.
+        frozen: ``(tensor, dimension, channels, reason)`` of what cannot go.
+        cost: MACs and parameters as formulas over kept channels per layer.
+
+    Raises:
+        TypeError: when ``example_inputs`` is missing.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: Any, *, allow_approximate: bool = False
+    ) -> None:
+        self.model = model
+        self.calls = calls_from_example(example_inputs)
+        analysis = analyse(model, self.calls, approximate=allow_approximate)
+        self._graph = Proof(model, self.calls, analysis).settle()
+        self._slots = analysis.trace.slots
+        self._analysis = analysis
+
+    @property
+    def num_channels(self) -> int:
+        """Removable channels: the number of bits of a mask."""
+        return self._graph.num_channels
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The prunable layers, in the order in which the network runs."""
+        return self._graph.layers
+
+    @property
+    def frozen(self) -> tuple[tuple[str, int, int, str], ...]:
+        """``(tensor, dimension, number of channels, reason)`` of what cannot go."""
+        return self._graph.frozen
+
+    @property
+    def cost(self) -> Cost:
+        """MACs and parameters over kept channels per layer."""
+        return self._graph.cost
+
+    def macs(self, keep: Any) -> Any:
+        """MACs of the shrunk network on the example inputs (multiply-adds, not FLOPs).
+
+        Args:
+            keep: mask of shape (num_channels,), True = keep; or a population of shape
+                (population, num_channels).
+
+        Returns:
+            An int; for a population an int64 array of shape (population,).
+        """
+        return self._evaluate(self._graph.cost.macs, keep)
+
+    def params(self, keep: Any) -> Any:
+        """Number of parameters of the shrunk network; arguments as in :meth:`macs`."""
+        return self._evaluate(self._graph.cost.params, keep)
+
+    def counts(self, keep: Any) -> npt.NDArray[np.int64]:
+        """Kept channels per layer: shape (layers,), or (population, layers)."""
+        bits = _as_array(keep)
+        if not self.layers:
+            return np.zeros((*bits.shape[:-1], 0), dtype=np.int64)
+        starts = [layer.slice.start for layer in self.layers]
+        return np.add.reduceat(bits.astype(np.int64), starts, axis=-1)
+
+    def scores(self) -> npt.NDArray[np.float64]:
+        """How much each channel matters by its own weights, shape (num_channels,).
+
+        The mean |γ| of the channel's scaling factors; where it has none, the Euclidean norm of
+        its slices in the tensors that write it, scaled so that a layer's mean is 1.
+        """
+        scores = np.zeros(self.num_channels)
+        for layer in self.layers:
+            if layer.gamma:
+                scores[layer.slice] = self._mean_magnitude(layer)
+            else:
+                norms = self._slice_norms(layer)
+                scores[layer.slice] = norms / max(norms.mean(), 1e-12)
+        return scores
+
+    @contextmanager
+    def masked(self, keep: Any) -> Iterator[None]:
+        """Let the full-size model compute what the shrunk one computes; restored bit for bit."""
+        with masked(self._graph, self._slots, self._checked(keep)):
+            yield
+
+    @contextmanager
+    def shrunk(self, keep: Any) -> Iterator[None]:
+        """Make the model really small inside the block; the same tensors come back after it."""
+        plan = plan_cut(self._graph, self._slots, self._checked(keep))
+        with swapped_in(plan, self.model):
+            yield
+
+    def plan(self, keep: Any) -> PruningPlan:
+        """What :meth:`apply` would do with this mask, with a summary of its effect."""
+        mask = self._checked(keep)
+        everything = np.ones_like(mask)
+        cut = plan_cut(self._graph, self._slots, mask)
+        counts = [self.counts(everything), self.counts(mask)]
+        summary = {
+            "channels": [int(everything.sum()), int(mask.sum())],
+            "macs": [int(self.macs(everything)), int(self.macs(mask))],
+            "params": [int(self.params(everything)), int(self.params(mask))],
+            "layers": {
+                layer.name: [int(counts[0][i]), int(counts[1][i])]
+                for i, layer in enumerate(self.layers)
+            },
+        }
+        return PruningPlan(cut.tensors, cut.attributes, summary)
+
+    def apply(self, keep: Any, optimizers: Iterable[Any] = ()) -> PruningPlan:
+        """Remove channels for good: in place, proved on the example inputs, all or nothing.
+
+        Args:
+            keep: mask of shape (num_channels,), True = keep.
+            optimizers: the optimizers of the model; they hold the small parameters afterwards,
+                in their old places, with their state cut along.
+
+        Returns:
+            The plan, plain data that rebuilds the small model from the full-size class.
+
+        Raises:
+            ValueError: when the mask has another size or empties a layer.
+            SurgeryError: when the shrunk model does not compute what the masked one does;
+                model and optimizers are untouched.
+        """
+        mask = self._checked(keep)
+        optimizers = check_optimizers(optimizers)
+        plan = self.plan(mask)
+        plan.check(self.model)
+        with running(self.model), self.masked(mask):
+            wanted = [call.run(self.model) for call in self.calls]
+        with Transaction() as transaction:
+            plan.cut(self.model, transaction, optimizers)
+            self._prove(wanted, plan)
+        return plan
+
+    def _prove(self, wanted: list[Any], plan: PruningPlan) -> None:
+        try:
+            with running(self.model):
+                found = [call.run(self.model) for call in self.calls]
+        except Exception as error:
+            raise SurgeryError(
+                f"the shrunk model cannot run on the example inputs: {error}"
+            ) from error
+        wrong = compare_outputs(wanted, found)
+        if wrong is not None and not self._analysis.trace.approximations:
+            layers = [n for n, (a, b) in plan.summary["layers"].items() if a != b]
+            raise SurgeryError(
+                f"the shrunk model does not compute what the masked one does: {wrong}. Layers that"
+                f" were cut: {', '.join(layers)}. Nothing was changed."
+            )
+
+    def _evaluate(self, cost: Any, keep: Any) -> Any:
+        bits = _as_array(keep)
+        counts = self.counts(bits)
+        if bits.ndim == 1:
+            return int(cost(counts[None])[0])
+        return cost(counts)
+
+    def _checked(self, keep: Any) -> Mask:
+        mask = _as_array(keep)
+        if mask.shape != (self.num_channels,):
+            raise ValueError(
+                f"Expected argument `keep` to be a mask of shape ({self.num_channels},), one bit"
+                f" per removable channel, but got shape {mask.shape}."
+            )
+        for layer in self.layers:
+            if not mask[layer.slice].any():
+                raise ValueError(
+                    f"Expected argument `keep` to leave at least one channel of every layer, but"
+                    f" it empties {layer.name!r} ({layer.num_channels} channels)."
+                )
+        return mask
+
+    def _mean_magnitude(self, layer: Layer) -> npt.NDArray[np.float64]:
+        total = np.zeros(layer.num_channels)
+        times = np.zeros(layer.num_channels)
+        for name in layer.gamma or ():
+            gamma = self._slots[name].tensor.detach().double().abs().cpu().numpy()
+            self._accumulate(total, times, layer, (name, 0), gamma)
+        return total / np.maximum(times, 1)
+
+    def _slice_norms(self, layer: Layer) -> npt.NDArray[np.float64]:
+        total = np.zeros(layer.num_channels)
+        for name, dim in layer.tensors:
+            slot = self._slots[name]
+            if slot.is_parameter and slot.tensor.dim() > 1 and dim == 0:
+                weight = slot.tensor.detach().double()
+                energy = weight.pow(2).flatten(1).sum(1).cpu().numpy()
+                self._accumulate(total, np.zeros_like(total), layer, (name, dim), energy)
+        return np.sqrt(total)
+
+    def _accumulate(
+        self,
+        total: npt.NDArray[np.float64],
+        times: npt.NDArray[np.float64],
+        layer: Layer,
+        site: tuple[str, int],
+        values: npt.NDArray[np.float64],
+    ) -> None:
+        bits = self._graph.bits[site]
+        inside = (bits >= layer.slice.start) & (bits < layer.slice.stop)
+        np.add.at(total, bits[inside] - layer.slice.start, values[inside])
+        np.add.at(times, bits[inside] - layer.slice.start, 1)
+
+    def __str__(self) -> str:
+        from lightning_slimga.report.inspection import describe
+
+        return describe(self)
+
+
+def _as_array(keep: Any) -> Mask:
+    if isinstance(keep, torch.Tensor):
+        keep = keep.detach().cpu().numpy()
+    bits = np.asarray(keep)
+    if bits.dtype != np.bool_:
+        raise TypeError(
+            f"Expected argument `keep` to be a boolean mask (True = keep), but got dtype"
+            f" {bits.dtype}. Compare scores with a threshold, or call `.bool()`."
+        )
+    return bits
