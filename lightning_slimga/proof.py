@@ -109,13 +109,21 @@ class Proof:
 
     Args:
         model: the network; left as it was.
-        calls: how it is run.
+        calls: how it is run in evaluation mode.
+        training_calls: how it is run in training mode.
         analysis: its labels; what fails is frozen in them.
     """
 
-    def __init__(self, model: nn.Module, calls: Sequence[Call], analysis: Analysis) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Sequence[Call],
+        training_calls: Sequence[Call],
+        analysis: Analysis,
+    ) -> None:
         self.model = model
         self.calls = calls
+        self.training_calls = training_calls
         self.analysis = analysis
         self._generator = np.random.Generator(np.random.PCG64(0))
 
@@ -167,8 +175,9 @@ class Proof:
         plan = plan_cut(graph, self.analysis.trace.slots, keep)
         with running(self.model, training=mode == "train"), swapped_in(plan, self.model):
             try:
+                calls = self.training_calls if mode == "train" else self.calls
                 with Lockstep(records, graph, keep):
-                    return [call.run(self.model) for call in self.calls]
+                    return [call.run(self.model) for call in calls]
             except Deviation:
                 raise
             except Exception as error:  # after the control flow parted: no op to blame

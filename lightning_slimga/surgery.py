@@ -37,6 +37,8 @@ class ChannelSurgery:
         example_inputs: what one forward call receives: a Tensor, a tuple of positional
             arguments, a dict of keyword arguments, or recorded :class:`~lightning_slimga.calls.Call`
             objects. MACs are counted for exactly these inputs.
+        training_inputs: what is run in training mode, in the same forms, where it differs
+            (auxiliary heads that only the training step calls); None: the example inputs.
         allow_approximate: also offer channels under statistics across channels (LayerNorm);
             removing them changes what remains, and the report says so.
 
@@ -51,12 +53,18 @@ class ChannelSurgery:
     """
 
     def __init__(
-        self, model: nn.Module, example_inputs: Any, *, allow_approximate: bool = False
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        training_inputs: Any = None,
+        allow_approximate: bool = False,
     ) -> None:
         self.model = model
         self.calls = calls_from_example(example_inputs)
-        analysis = analyse(model, self.calls, approximate=allow_approximate)
-        self._graph = Proof(model, self.calls, analysis).settle()
+        training = self.calls if training_inputs is None else calls_from_example(training_inputs)
+        analysis = analyse(model, self.calls, training, approximate=allow_approximate)
+        self._graph = Proof(model, self.calls, training, analysis).settle()
         self._slots = analysis.trace.slots
         self._analysis = analysis
 

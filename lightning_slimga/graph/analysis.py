@@ -38,12 +38,19 @@ class Analysis:
     training_error: str | None = None
 
 
-def analyse(model: nn.Module, calls: Sequence[Call], *, approximate: bool = False) -> Analysis:
+def analyse(
+    model: nn.Module,
+    calls: Sequence[Call],
+    training_calls: Sequence[Call],
+    *,
+    approximate: bool = False,
+) -> Analysis:
     """Trace ``model``; it is left exactly as it was.
 
     Args:
         model: the network.
-        calls: how it is run.
+        calls: how it is run in evaluation mode.
+        training_calls: how it is run in training mode.
         approximate: let channels under statistics across channels (LayerNorm) go as well.
 
     Returns:
@@ -58,7 +65,7 @@ def analyse(model: nn.Module, calls: Sequence[Call], *, approximate: bool = Fals
         analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
     with running(model, training=True):
         try:
-            analysis.records["train"] = _traced(model, calls, trace).records
+            analysis.records["train"] = _traced(model, training_calls, trace).records
         except Exception as error:  # e.g. targets missing: only evaluation is known to work
             analysis.training_error = f"{type(error).__name__}: {error}"
     return analysis
