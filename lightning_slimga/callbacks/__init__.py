@@ -1,0 +1,1 @@
+"""When things happen inside a Lightning fit: the callbacks."""

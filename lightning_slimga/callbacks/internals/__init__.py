@@ -1,0 +1,27 @@
+"""The one place of the package that touches Lightning's private API.
+
+What the search needs of a running fit and what Lightning offers no public way to: validation
+without side effects, the fit's own batches, the calls that its steps make, and what must be told
+that the model has changed. Classes are taken from live objects, so that it also works under a
+Trainer of the `pytorch_lightning` package.
+"""
+
+from __future__ import annotations
+
+from lightning_slimga.callbacks.internals.batches import training_batches
+from lightning_slimga.callbacks.internals.evaluation import FitnessEvaluator
+from lightning_slimga.callbacks.internals.strategy import (
+    broadcast,
+    rebuild_ddp,
+    reduce_mean,
+    refuse_unsupported_strategy,
+)
+
+__all__ = [
+    "FitnessEvaluator",
+    "broadcast",
+    "rebuild_ddp",
+    "reduce_mean",
+    "refuse_unsupported_strategy",
+    "training_batches",
+]

@@ -1,0 +1,151 @@
+"""Run parts of a user's Trainer so that nobody else notices."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from lightning_slimga.model_state import preserved
+
+_MISSING = object()
+_CHECKPOINT_HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
+_LOGGER_PLACES = ("name", "version", "save_dir", "root_dir", "log_dir")
+
+
+class MutedCallback:
+    """A callback that answers questions and checkpoints, but hears no other hook.
+
+    It passes for an instance of the callback's own class, since user code finds callbacks by
+    `isinstance`. A checkpoint that a signal handler writes meanwhile still gets the callback's
+    state.
+    """
+
+    def __init__(self, callback: Any) -> None:
+        self._callback = callback
+
+    @property  # type: ignore[misc]  # read-only
+    def __class__(self) -> Any:
+        return type(self._callback)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("on_") and name not in _CHECKPOINT_HOOKS:
+            return None  # the Trainer skips hooks that are not callable
+        return getattr(self._callback, name)
+
+
+class MutedLogger(DummyLogger):
+    """A logger that swallows everything, but still says where its run lives.
+
+    Args:
+        logger: the logger that it stands for; it passes for an instance of the same class.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._logger = logger
+
+    @property  # type: ignore[misc]  # read-only
+    def __class__(self) -> Any:
+        return type(self._logger)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _LOGGER_PLACES:
+            return getattr(object.__getattribute__(self, "_logger"), name)
+        return super().__getattribute__(name)
+
+
+@contextmanager
+def swapped(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Set attributes of `owner` for a while; those it did not have itself are deleted again."""
+    before = {}
+    for name in attributes:
+        inherited = not isinstance(getattr(type(owner), name, None), property)
+        missing = inherited and name not in vars(owner)
+        before[name] = _MISSING if missing else getattr(owner, name)
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is not _MISSING:
+                setattr(owner, name, value)
+            elif name in vars(owner):
+                delattr(owner, name)
+
+
+@contextmanager
+def in_stage(trainer: pl.Trainer, stage: str) -> Iterator[None]:
+    """Let the Trainer be in `stage` ("training" or "validating") for a while."""
+    before = trainer.state.stage
+    setattr(trainer, stage, True)
+    try:
+        yield
+    finally:
+        trainer.state.stage = before
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's generators for a while, and restore the user's streams.
+
+    (Lightning's `isolate_rng` does not restore them after an exception.)
+    """
+    cuda = torch.cuda.is_available()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if cuda else []
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            torch.cuda.manual_seed_all(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+@contextmanager
+def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -> Iterator[None]:
+    """Let the LightningModule run under its Trainer without a trace.
+
+    On exit, also after an exception, these are as they were: callbacks, loggers, profiler, logged
+    metrics, the stop flag, random number generators, and what
+    :func:`~lightning_slimga.model_state.preserved` covers of the LightningModule (buffers,
+    train/eval flags, plain attributes, states of torchmetrics objects, gradients).
+    Meanwhile steps go around the DistributedDataParallel wrapper, whose work belongs to training.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        seed: start of all random number generators meanwhile, so that each run sees the same.
+        active: callbacks (instances) that are to hear their hooks all the same.
+    """
+    callbacks = [c if c in active else MutedCallback(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
+    replaced = {
+        "callbacks": callbacks,
+        "loggers": [MutedLogger(logger) for logger in trainer.loggers],
+        "profiler": PassThroughProfiler(),
+        "_logger_connector": type(trainer._logger_connector)(trainer),
+        "should_stop": trainer.should_stop,
+        "_last_val_time": 0.0,
+    }
+    module = trainer.lightning_module
+    with ExitStack() as stack:
+        stack.enter_context(seeded(seed))
+        stack.enter_context(swapped(trainer, **replaced))
+        if trainer.strategy.model is not module:
+            stack.enter_context(swapped(trainer.strategy, model=module))
+        stack.enter_context(preserved(module))
+        yield
