@@ -80,6 +80,13 @@ class Polynomial:
         """
         return self.terms(counts).sum(axis=-1)
 
+    def by_module(self, counts: Counts) -> dict[str, int]:
+        """Each module's share, for a single network: ``counts`` of shape (1, layers)."""
+        shares: dict[str, int] = {}
+        for module, value in zip(self.modules, self.terms(counts)[0], strict=True):
+            shares[module] = shares.get(module, 0) + int(value)
+        return shares
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -93,10 +100,3 @@ class Cost:
 
     macs: Polynomial
     params: Polynomial
-
-    def macs_by_module(self, counts: Counts) -> dict[str, int]:
-        """MACs of every module, for a single row of ``counts``, shape (1, layers)."""
-        shares: dict[str, int] = {}
-        for module, value in zip(self.macs.modules, self.macs.terms(counts)[0], strict=True):
-            shares[module] = shares.get(module, 0) + int(value)
-        return shares

@@ -41,7 +41,11 @@ def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Label
     "aten::where",
     "aten::heaviside",
     "aten::gelu",
+    "aten::hardswish",
     "aten::fmod",
+    "aten::floor_divide",
+    "aten::polar",
+    "aten::complex",
 )
 def pointwise(op: Op, *arguments: Any) -> Labels:
     """any number of tensors, broadcast -> their common shape; used for every op tagged pointwise."""
