@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,25 @@ def calls_from_example(example_inputs: Any) -> tuple[Call, ...]:
             " keyword arguments, but got None. Pass what one forward call of the model receives."
         )
     return (Call("", args=(example_inputs,)),)
+
+
+def narrowed(call: Call, samples: int) -> tuple[Call, int]:
+    """The same call on the first few samples of its batch.
+
+    Args:
+        call: a call whose tensors have the batch in their first dimension.
+        samples: how many samples to keep, at least 1.
+
+    Returns:
+        The smaller call and the number of samples in it. Where the tensors do not agree on a first
+        dimension the call comes back as it is, with the number 1.
+    """
+    leaves, spec = tree_flatten((call.args, call.kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()]
+    sizes = {tensor.shape[0] for tensor in tensors}
+    if len(sizes) != 1:
+        return call, 1
+    samples = min(samples, sizes.pop())
+    cut = [leaf[:samples] if isinstance(leaf, Tensor) and leaf.dim() else leaf for leaf in leaves]
+    args, kwargs = tree_unflatten(cut, spec)
+    return Call(call.module, args, kwargs), samples

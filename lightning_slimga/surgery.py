@@ -13,11 +13,13 @@ from torch import nn
 
 from lightning_slimga.calls import calls_from_example
 from lightning_slimga.graph.analysis import analyse, running
-from lightning_slimga.graph.channel_graph import Layer
+from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
+from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof, compare_outputs
+from lightning_slimga.report.inspection import describe, inspect
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 from lightning_slimga.transaction import Transaction
 
@@ -39,6 +41,8 @@ class ChannelSurgery:
             objects. MACs are counted for exactly these inputs.
         training_inputs: what is run in training mode, in the same forms, where it differs
             (auxiliary heads that only the training step calls); None: the example inputs.
+        ignore: patterns of module names (``"head.*"``) that keep the channels they make.
+        only_scaled: leave layers without a scaling factor γ alone.
         allow_approximate: also offer channels under statistics across channels (LayerNorm);
             removing them changes what remains, and the report says so.
 
@@ -50,6 +54,7 @@ class ChannelSurgery:
 
     Raises:
         TypeError: when ``example_inputs`` is missing.
+        ValueError: when a pattern of ``ignore`` matches no module.
     """
 
     def __init__(
@@ -58,13 +63,19 @@ class ChannelSurgery:
         example_inputs: Any,
         *,
         training_inputs: Any = None,
+        ignore: Iterable[str] = (),
+        only_scaled: bool = False,
         allow_approximate: bool = False,
     ) -> None:
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
         analysis = analyse(model, self.calls, training, approximate=allow_approximate)
+        keep_matching(analysis.trace, ignore)
         self._graph = Proof(model, self.calls, training, analysis).settle()
+        if only_scaled:
+            keep_unscaled(analysis.trace, self._graph)
+            self._graph = build_channel_graph(analysis.trace, analysis.costs)
         self._slots = analysis.trace.slots
         self._analysis = analysis
 
@@ -253,9 +264,23 @@ class ChannelSurgery:
         np.add.at(total, bits[inside] - layer.slice.start, values[inside])
         np.add.at(times, bits[inside] - layer.slice.start, 1)
 
-    def __str__(self) -> str:
-        from lightning_slimga.report.inspection import describe
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know besides the layers, in words."""
+        trace = self._analysis.trace
+        notes = [f"approximate: channels under {where} may go" for where in trace.approximations]
+        if self._analysis.training_error:
+            notes.append(
+                "in training mode the example inputs could not be run, so what only training uses"
+                f" was not seen ({self._analysis.training_error})"
+            )
+        return notes
 
+    def report(self) -> dict[str, Any]:
+        """Every layer, and for what cannot go the reason, as plain data."""
+        return inspect(self)
+
+    def __str__(self) -> str:
         return describe(self)
 
 

@@ -1,0 +1,85 @@
+"""What a user asks for ("half of the MACs") as limits that a search can keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_slimga.graph.cost import Cost
+from lightning_slimga.search import Budget
+
+KNOWN_BUDGETS = ("macs", "params")
+"""What can be limited."""
+
+
+def check_budget(budget: Any) -> dict[str, int | float]:
+    """Validate a budget before anything runs.
+
+    Args:
+        budget: mapping from ``"macs"`` or ``"params"`` to a limit: a float in (0, 1] is a
+            fraction of the full network, a number above 1 is absolute (MACs per sample;
+            parameters).
+
+    Returns:
+        The budget with plain numbers.
+
+    Raises:
+        TypeError: when ``budget`` is no mapping or a limit is no number.
+        ValueError: for an unknown name, an empty budget, or a limit out of range.
+    """
+    if not isinstance(budget, Mapping):
+        raise TypeError(
+            'Expected argument `budget` to be a mapping such as {"macs": 0.5}, but got'
+            f" {type(budget).__name__}."
+        )
+    if not budget:
+        raise ValueError(
+            'Expected argument `budget` to name at least one limit, such as {"macs": 0.5}, but got'
+            " none."
+        )
+    for name, limit in budget.items():
+        if name not in KNOWN_BUDGETS:
+            raise ValueError(
+                f"Expected argument `budget` to limit one of {', '.join(KNOWN_BUDGETS)}, but got"
+                f" {name!r}."
+            )
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+            raise TypeError(
+                f"Expected argument `budget[{name!r}]` to be a number, but got"
+                f" {type(limit).__name__}."
+            )
+        if not limit > 0 or (limit > 1 and limit != int(limit)):
+            raise ValueError(
+                f"Expected argument `budget[{name!r}]` to be a fraction in (0, 1] or a whole number"
+                f" above 1 (absolute), but got {limit}."
+            )
+    return dict(budget)
+
+
+def budgets_for(
+    budget: Mapping[str, int | float], cost: Cost, counts: npt.NDArray[np.int64], samples: int
+) -> list[Budget]:
+    """The limits of one network.
+
+    Args:
+        budget: a checked budget.
+        cost: the network's cost on its example inputs.
+        counts: channels of the full network, shape (layers,).
+        samples: samples in the example inputs; absolute MACs are per sample.
+
+    Returns:
+        Limits for a :class:`~lightning_slimga.search.SearchSpace`, in the unit that the user
+        speaks: MACs per sample, parameters.
+    """
+    formulas: dict[str, Callable[[npt.NDArray[np.int64]], Any]] = {
+        "macs": lambda kept: cost.macs(kept) / samples,
+        "params": cost.params,
+    }
+    limits = []
+    for name, limit in budget.items():
+        full = float(formulas[name](counts[None])[0])
+        limits.append(Budget(name, limit * full if limit <= 1 else float(limit), formulas[name]))
+    return limits

@@ -1,0 +1,157 @@
+"""What people see of a pruning run: live lines, scalars, the table, the report folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from lightning_slimga.calls import narrowed
+from lightning_slimga.latency import measure_latency
+from lightning_slimga.report import LayerRow, PruningReport, format_table, write_report
+from lightning_slimga.report.progress import SearchProgress
+from lightning_slimga.search import GeneticSearch
+
+if TYPE_CHECKING:
+    from lightning_slimga.callbacks.pruning_run import PruningRun, SearchSettings
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Announcer:
+    """Tells of one run through the Trainer's progress bar, loggers and log folder.
+
+    Args:
+        trainer: the Trainer.
+        settings: the run's settings.
+    """
+
+    def __init__(self, trainer: pl.Trainer, settings: SearchSettings) -> None:
+        self.trainer = trainer
+        self.settings = settings
+        self.report: PruningReport | None = None
+        self._last_line = 0.0
+        self._generations_told = 0
+        self._gamma: dict[str, list[float]] = {}
+        self._latency = 0.0
+
+    def start(self, search: GeneticSearch) -> None:
+        """The search begins, or goes on."""
+        planned = self.settings.max_evaluations
+        if planned is None:
+            planned = self.settings.population_size * self.settings.generations
+        self._progress = SearchProgress(
+            self.settings.generations,
+            planned,
+            max_time=self.settings.max_time,
+            evaluations=search.evaluations,
+        )
+        self._generations_told = len(search.history)
+
+    def evaluated(self, search: GeneticSearch) -> None:
+        """A candidate has been judged: a line now and then, and one for each generation."""
+        for entry in search.history[self._generations_told :]:
+            self._log_scalars(entry)
+        complete = len(search.history) > self._generations_told
+        self._generations_told = len(search.history)
+        if complete or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            mean = search.history[-1]["mean"] if search.history else float("nan")
+            generation = len(search.history) + (not complete)
+            best = search.best[1] if search.evaluations else float("nan")
+            self._say(self._progress.line(generation, search.evaluations, best, mean))
+
+    def before(self, run: PruningRun) -> None:
+        """Remember what surgery is about to change."""
+        self._gamma = _gamma(run, np.ones(run.surgery.num_channels, dtype=bool))
+        self._latency = measure_latency(run.module, _one_sample(run))
+
+    def finish(self, run: PruningRun) -> None:
+        """The network is small: the table, and the report folder."""
+        assert run.result.plan is not None
+        self.report = PruningReport(
+            monitor=self.settings.monitor,
+            mode=self.settings.mode,
+            budget={name: float(limit) for name, limit in self.settings.budget.items()},
+            layers=_layer_rows(run),
+            macs=tuple(m // run.samples for m in run.result.plan.summary["macs"]),
+            params=tuple(run.result.plan.summary["params"]),
+            history=run.result.history,
+            seeds=run.result.seeds,
+            search_fitness=run.result.fitness["chosen"],
+            gamma_before=self._gamma,
+            gamma_after=_gamma_after(run, self._gamma),
+            frozen=[(name, why) for name, dim, _, why in run.surgery.frozen if dim == 0],
+            settings={**vars(self.settings), "budget": dict(self.settings.budget)},
+            latency_ms=(self._latency, measure_latency(run.module, _one_sample(run))),
+            seconds=dict(run.result.timings),
+        )
+        self._say(format_table(self.report))
+        folder = self.trainer.log_dir or self.trainer.default_root_dir
+        if self.settings.report and self.trainer.is_global_zero:
+            where = write_report(Path(folder) / "pruning_report", self.report)
+            rank_zero_info(f"pruning report: {where}")
+
+    def _say(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        bar = self.trainer.progress_bar_callback
+        if bar is None or not bar.is_enabled:
+            rank_zero_info(text)
+        elif self.trainer.is_global_zero:
+            bar.print(text)
+
+    def _log_scalars(self, entry: dict[str, Any]) -> None:
+        names = ("best", "mean", "std", "evaluations")
+        values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values, step=int(entry["generation"]))
+
+
+def _one_sample(run: PruningRun) -> list[Any]:
+    return [narrowed(call, 1)[0] for call in run.surgery.calls]
+
+
+def _gamma(run: PruningRun, keep: Any) -> dict[str, list[float]]:
+    scores = run.surgery.scores()
+    return {
+        layer.name: scores[layer.slice][keep[layer.slice]].tolist()
+        for layer in run.surgery.layers
+        if layer.gamma
+    }
+
+
+def _gamma_after(run: PruningRun, before: dict[str, list[float]]) -> dict[str, list[float]]:
+    """γ of the channels that were kept; values are those of the moment of surgery."""
+    return {
+        layer.name: [
+            g
+            for g, kept in zip(before[layer.name], run.mask[layer.slice], strict=True)
+            if kept
+        ]
+        for layer in run.surgery.layers
+        if layer.gamma
+    }
+
+
+def _layer_rows(run: PruningRun) -> list[LayerRow]:
+    """One row per layer; MACs and parameters are those of the modules that write its channels."""
+    surgery = run.surgery
+    counts = [surgery.counts(np.ones_like(run.mask))[None], surgery.counts(run.mask)[None]]
+    macs = [surgery.cost.macs.by_module(c) for c in counts]
+    params = [surgery.cost.params.by_module(c) for c in counts]
+    rows = []
+    for i, layer in enumerate(surgery.layers):
+        writers = {name.rpartition(".")[0] for name, dim in layer.tensors if dim == 0}
+        rows.append(
+            LayerRow(
+                layer.name,
+                int(counts[0][0, i]),
+                int(counts[1][0, i]),
+                *(sum(m.get(w, 0) for w in writers) // run.samples for m in macs),
+                *(sum(p.get(w, 0) for w in writers) for p in params),
+            )
+        )
+    return rows

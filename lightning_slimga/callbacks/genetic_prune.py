@@ -1,0 +1,228 @@
+"""GeneticPruneCallback: when the search runs inside a fit; what it does is in ``pruning_run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Union
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_slimga.budget import check_budget
+from lightning_slimga.callbacks.internals import (
+    install_checkpoint_hooks,
+    refuse_unsupported_strategy,
+    remove_checkpoint_hooks,
+)
+from lightning_slimga.callbacks.pruning_run import PruningRun, SearchSettings
+from lightning_slimga.checkpoint import apply_plans, read_plans, store_plans
+from lightning_slimga.plan import PruningPlan
+
+
+class GeneticPruneCallback(pl.Callback):
+    """Search the best small network in the middle of a fit, cut it out, and let the fit go on.
+
+    When `prune_epoch` epochs are complete, and before the first batch of the next, a genetic
+    algorithm searches masks over the removable channels. Fitness is the module's own validation,
+    run on the shrunk candidate without side effects. The winner is cut out of the LightningModule
+    and its optimizers; training continues with what is left.
+
+    The method follows patent CN111105035A and Wang et al., "Network pruning using sparse learning
+    and genetic algorithm", Neurocomputing 404, 2020; encoding, operators and evaluation factor are
+    not published there, those here are our own.
+
+    Args:
+        monitor: name of the metric that judges candidates, exactly as logged in validation.
+        mode: whether `monitor` is to be as large ("max") or as small ("min") as possible.
+        budget: what the network may cost: {"macs": 0.5} (a float in (0, 1] is a fraction of the
+            full network), {"params": 200000} (a number above 1 is absolute; MACs are per sample),
+            or several at once.
+        prune_epoch: complete epochs before the search, at least 1 and below `max_epochs`.
+        population_size: individuals per generation, at least 2.
+        generations: generations, the first one (with the seeds) included.
+        max_evaluations: upper bound of validations, or None.
+        max_time: upper bound of the search in seconds, or None.
+        patience: generations without progress after which the search ends, or None.
+        fitness_batches: validation batches per candidate, as a number or as a fraction; None uses
+            what the Trainer uses. The winner is chosen on all of them.
+        recalibration_batches: training batches on which a candidate's batch-norm statistics are
+            taken anew; 0 leaves the old ones.
+        min_channels: fewest channels that a layer keeps.
+        round_to: layers keep a multiple of so many channels (hardware likes 8), or all.
+        ignore: name patterns of modules that keep their channels ("head.*").
+        only_scaled: leave layers without a scaling factor γ alone.
+        allow_approximate: also remove channels under LayerNorm, which changes what remains.
+        evaluation_factor: let the search learn which channels good networks keep.
+        reset_monitors: start "best" of ModelCheckpoint and EarlyStopping, and reduce-on-plateau
+            schedules, anew after surgery: scores of the dense network no longer count.
+        seed: seed of the search; the fit's own random numbers are not touched.
+        report: write tables and plots to a folder beside the run's logs.
+
+    Attributes:
+        plan: the PruningPlan that was applied, or None.
+        history: the generations, plain data.
+        timings: seconds by part of the search.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        mode: Literal["min", "max"],
+        budget: dict[str, Union[int, float]],
+        prune_epoch: int,
+        population_size: int = 24,
+        generations: int = 9,
+        max_evaluations: Union[int, None] = None,
+        max_time: Union[float, None] = None,
+        patience: Union[int, None] = None,
+        fitness_batches: Union[int, float, None] = None,
+        recalibration_batches: int = 4,
+        min_channels: int = 1,
+        round_to: int = 1,
+        ignore: Sequence[str] = (),
+        only_scaled: bool = False,
+        allow_approximate: bool = False,
+        evaluation_factor: bool = True,
+        reset_monitors: bool = True,
+        seed: int = 0,
+        report: bool = True,
+    ) -> None:
+        super().__init__()
+        _expect(isinstance(monitor, str) and monitor != "", "monitor", "a metric's name", monitor)
+        _expect(mode in ("min", "max"), "mode", "'min' or 'max'", mode)
+        for name, value, least in (
+            ("prune_epoch", prune_epoch, 1),
+            ("population_size", population_size, 2),
+            ("generations", generations, 1),
+            ("recalibration_batches", recalibration_batches, 0),
+            ("min_channels", min_channels, 1),
+            ("round_to", round_to, 1),
+        ):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _expect(whole and value >= least, name, f"a whole number of at least {least}", value)
+        for name, limit in (
+            ("max_evaluations", max_evaluations),
+            ("max_time", max_time),
+            ("patience", patience),
+        ):
+            _expect(limit is None or limit > 0, name, "positive or None", limit)
+        self.monitor, self.mode, self.prune_epoch = monitor, mode, prune_epoch
+        self.settings = SearchSettings(
+            monitor=monitor,
+            mode=mode,
+            budget=check_budget(budget),
+            population_size=population_size,
+            generations=generations,
+            max_evaluations=max_evaluations,
+            max_time=max_time,
+            patience=patience,
+            fitness_batches=fitness_batches,
+            recalibration_batches=recalibration_batches,
+            min_channels=min_channels,
+            round_to=round_to,
+            ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
+            only_scaled=only_scaled,
+            allow_approximate=allow_approximate,
+            evaluation_factor=evaluation_factor,
+            reset_monitors=reset_monitors,
+            seed=seed,
+            report=report,
+        )
+        self.plan: PruningPlan | None = None
+        self.history: list[dict[str, Any]] = []
+        self.timings: dict[str, float] = {}
+        self._finished = False
+        self._plans: list[PruningPlan] = []
+        self._search_state: dict[str, Any] | None = None
+        self._run: PruningRun | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Fixed, so that checkpoints survive a change of arguments."""
+        return "GeneticPruneCallback"
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check what can be checked before the first epoch, and prepare for pruned checkpoints."""
+        install_checkpoint_hooks(pl_module, on_load=self._shrink_first, on_save=self._add_plans)
+        if stage != "fit":
+            return
+        refuse_unsupported_strategy(trainer)
+        last = trainer.max_epochs
+        if last is not None and last != -1 and self.prune_epoch >= last:
+            raise MisconfigurationException(
+                f"Expected argument `prune_epoch` to be below `max_epochs={last}`, so that epochs"
+                f" are left for fine-tuning, but got {self.prune_epoch}."
+            )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Search and cut before the first batch after `prune_epoch` epochs.
+
+        The only moment at which the dense epoch's checkpoint is right and an interrupted search
+        resumes exactly.
+        """
+        if batch_idx or self._finished or trainer.current_epoch < self.prune_epoch:
+            return
+        self._run = PruningRun(trainer, pl_module, self.settings, self._search_state)
+        try:
+            result = self._run.execute(self._keep_search_state)
+        finally:
+            self._run = None
+        self._finished, self._search_state = True, None
+        self.history, self.timings = result.history, result.timings
+        if result.plan is not None:
+            self.plan = result.plan
+            self._plans.append(result.plan)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so when the fit ended too early for a search."""
+        if not self._finished and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_warn(
+                f"The fit ended after {trainer.current_epoch} epochs, before `prune_epoch="
+                f"{self.prune_epoch}`: nothing was pruned. `Trainer(min_epochs="
+                f"{self.prune_epoch + 1})` keeps early stopping from ending it before."
+            )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take our hooks off the module."""
+        remove_checkpoint_hooks(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: whether the search is done, its history, and where it stands."""
+        return {
+            "finished": self._finished,
+            "history": self.history,
+            "timings": self.timings,
+            "search": self._search_state,
+            "plans": [plan.state_dict() for plan in self._plans],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the checkpoint stands."""
+        self._finished = state_dict["finished"]
+        self.history, self.timings = state_dict["history"], state_dict["timings"]
+        self._search_state = state_dict["search"]
+        self._plans = [PruningPlan.from_state_dict(plan) for plan in state_dict["plans"]]
+        self.plan = self._plans[-1] if self._plans else None
+
+    def _keep_search_state(self, state: dict[str, Any]) -> None:
+        self._search_state = state
+
+    def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring a full-size module to the checkpoint's size before its weights are loaded."""
+        plans = read_plans(checkpoint)
+        if plans:
+            apply_plans(pl_module, plans)
+            rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
+
+    def _add_plans(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the plans in every checkpoint, also in one with weights only."""
+        store_plans(checkpoint, self._plans)
+
+
+def _expect(holds: bool, name: str, expected: str, got: Any) -> None:
+    if not holds:
+        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {got!r}.")

@@ -1,0 +1,278 @@
+"""One pruning inside a fit, step by step: look, search, choose, cut, tell."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_slimga.budget import budgets_for
+from lightning_slimga.callbacks.announcing import Announcer
+from lightning_slimga.callbacks.internals import (
+    FitnessEvaluator,
+    averaged_models,
+    broadcast,
+    capture_calls,
+    rebuild_ddp,
+    reset_monitors,
+    training_batches,
+)
+from lightning_slimga.calls import Call, narrowed
+from lightning_slimga.plan import PruningPlan
+from lightning_slimga.recalibration import recalibrate, recalibrated
+from lightning_slimga.search import GeneticSearch, SearchSpace
+from lightning_slimga.shrinking import Mask
+from lightning_slimga.surgery import ChannelSurgery
+
+_SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The arguments of a GeneticPruneCallback that its runs need; see there."""
+
+    monitor: str
+    mode: str
+    budget: Mapping[str, int | float]
+    population_size: int
+    generations: int
+    max_evaluations: int | None
+    max_time: float | None
+    patience: int | None
+    fitness_batches: int | float | None
+    recalibration_batches: int
+    min_channels: int
+    round_to: int
+    ignore: tuple[str, ...]
+    only_scaled: bool
+    allow_approximate: bool
+    evaluation_factor: bool
+    reset_monitors: bool
+    seed: int
+    report: bool
+
+
+@dataclass
+class PruningResult:
+    """What a run leaves behind.
+
+    Attributes:
+        plan: the applied plan; None where the budget was met already.
+        history: the generations, plain data.
+        seeds: fitness of the masks that need no search, by name.
+        timings: seconds by part of the run.
+        fitness: metric of the dense network, of the winner in the search, and of the winner on
+            all validation data.
+    """
+
+    plan: PruningPlan | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seeds: dict[str, float] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    fitness: dict[str, float] = field(default_factory=dict)
+
+
+class PruningRun:
+    """Search and cut, between two batches of a fit.
+
+    Args:
+        trainer: the Trainer, inside ``fit``.
+        pl_module: its LightningModule, full size.
+        settings: the callback's arguments.
+        state: state of an interrupted search, or None.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        settings: SearchSettings,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self.trainer = trainer
+        self.module = pl_module
+        self.settings = settings
+        self.result = PruningResult()
+        self._state = state
+        self._warned_nan = False
+
+    def execute(self, keep_state: Callable[[dict[str, Any]], None]) -> PruningResult:
+        """Run everything.
+
+        Args:
+            keep_state: receives the search's state (plain data) after every evaluation.
+
+        Returns:
+            What came out; the module is small now, unless its budget was met already.
+
+        Raises:
+            MisconfigurationException: when there is nothing to prune, no way to the budget, or no
+                such metric; nothing was changed.
+        """
+        if torch.is_inference_mode_enabled():
+            raise MisconfigurationException(
+                "pruning inside `torch.inference_mode` would leave parameters that cannot train"
+            )
+        with self._timed("preparation"):
+            self._prepare()
+            space = self._search_space()
+        if space.already_met:
+            rank_zero_warn(
+                f"The network meets the budget {dict(self.settings.budget)} already: nothing was"
+                " pruned."
+            )
+            return self.result
+        search = self._make_search(space)
+        with self._timed("search"):
+            self._search(search, keep_state)
+            self.mask = self._choose(search)
+        with self._timed("surgery"):
+            self._cut(self.mask)
+        self._announcer.finish(self)
+        return self.result
+
+    def _prepare(self) -> None:
+        """Collect how the network is run, try one evaluation, and analyse."""
+        settings, trainer, module = self.settings, self.trainer, self.module
+        self._announcer = Announcer(trainer, settings)
+        self._evaluator = FitnessEvaluator(
+            trainer, module, settings.monitor, limit_batches=settings.fitness_batches
+        )
+        self.result.fitness["dense"] = self._evaluator()
+        count = max(1, settings.recalibration_batches)
+        batches = training_batches(trainer, module, count, settings.seed)
+        training = capture_calls(trainer, module, batches, training=True)
+        self._recalibration = training if settings.recalibration_batches else []
+        small, self.samples = _distinct_and_small(
+            capture_calls(trainer, module, batches[:1], training=False)
+        )
+        self.surgery = ChannelSurgery(
+            module,
+            small,
+            training_inputs=_distinct_and_small(training)[0],
+            allow_approximate=settings.allow_approximate,
+            ignore=settings.ignore,
+            only_scaled=settings.only_scaled,
+        )
+
+    def _search_space(self) -> SearchSpace:
+        surgery, settings = self.surgery, self.settings
+        if not surgery.num_channels:
+            raise MisconfigurationException(
+                "`GeneticPruneCallback` found no channel that can be removed:\n"
+                + "\n".join(f"  {name}: {why}" for name, _, _, why in surgery.frozen)
+            )
+        full = np.array([layer.num_channels for layer in surgery.layers], dtype=np.int64)
+        try:
+            return SearchSpace(
+                [(layer.name, layer.slice) for layer in surgery.layers],
+                surgery.scores(),
+                budgets_for(settings.budget, surgery.cost, full, self.samples),
+                min_channels=settings.min_channels,
+                round_to=settings.round_to,
+            )
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+
+    def _make_search(self, space: SearchSpace) -> GeneticSearch:
+        settings = self.settings
+        search = GeneticSearch(
+            space,
+            mode=settings.mode,
+            population_size=settings.population_size,
+            generations=settings.generations,
+            max_evaluations=settings.max_evaluations,
+            max_time=settings.max_time,
+            patience=settings.patience,
+            evaluation_factor=settings.evaluation_factor,
+            seed=settings.seed,
+        )
+        if self._state is not None:
+            search.load_state_dict(self._state)
+        return search
+
+    def _search(self, search: GeneticSearch, keep_state: Callable[[dict[str, Any]], None]) -> None:
+        self._announcer.start(search)
+        while not search.done:
+            for mask in search.ask():
+                search.tell([mask], [self._fitness(mask)])
+                keep_state(search.state_dict())
+                self._announcer.evaluated(search)
+        self.result.history = search.history
+        self.result.seeds = dict(search.seeds)
+        rank_zero_info(f"search ended: {search.stop_reason}")
+
+    def _fitness(self, mask: Mask, evaluator: FitnessEvaluator | None = None) -> float:
+        """Metric of the shrunk candidate with statistics of its own."""
+        context = self.trainer.precision_plugin.forward_context
+        with self.surgery.shrunk(mask), self._timed("forward"):
+            with context(), recalibrated(self.module, self._recalibration):
+                value = (evaluator or self._evaluator)()
+        if np.isnan(value) and not self._warned_nan:
+            self._warned_nan = True
+            rank_zero_warn(
+                f"`{self.settings.monitor}` of a candidate is NaN; it counts as the worst."
+            )
+        return value
+
+    def _choose(self, search: GeneticSearch) -> Mask:
+        """The best mask; on all validation data where the search saw a part of it."""
+        mask, fitness = search.best
+        self.result.fitness["search"] = fitness
+        if self.settings.fitness_batches is not None:
+            everything = FitnessEvaluator(self.trainer, self.module, self.settings.monitor)
+            finalists = [mask for mask, _ in search.elite(5)]
+            values = [self._fitness(candidate, everything) for candidate in finalists]
+            order = np.array(values) * (1 if self.settings.mode == "max" else -1)
+            best = int(np.argmax(np.where(np.isnan(order), -np.inf, order)))
+            mask, fitness = finalists[best], values[best]
+        self.result.fitness["chosen"] = fitness
+        return broadcast(self.trainer, mask)
+
+    def _cut(self, mask: Mask) -> None:
+        """Surgery on everything that holds the network, then on with the fit."""
+        trainer, module = self.trainer, self.module
+        self._announcer.before(self)
+        averaged = averaged_models(trainer)
+        planned = self.surgery.plan(mask)
+        for model in averaged:
+            planned.check(model)
+        plan = self.surgery.apply(mask, optimizers=trainer.optimizers)
+        for model in averaged:
+            plan.apply(model)
+        self.result.plan = plan
+        with trainer.precision_plugin.forward_context():
+            recalibrate(module, self._recalibration)
+        rebuild_ddp(trainer)
+        if self.settings.reset_monitors:
+            reset_monitors(trainer)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            on_surgery = getattr(callback, "on_surgery", None)
+            if on_surgery is not None:
+                on_surgery(trainer, module, plan)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = self.result.timings.get(part, 0.0)
+            self.result.timings[part] = spent + time.perf_counter() - start
+
+
+def _distinct_and_small(calls: Sequence[Call]) -> tuple[list[Call], int]:
+    """One call per module, on a few samples; and how many samples that is."""
+    first: dict[str, Call] = {}
+    for call in calls:
+        first.setdefault(call.module, call)
+    small = [narrowed(call, _SAMPLES) for call in first.values()]
+    return [call for call, _ in small], min((samples for _, samples in small), default=1)

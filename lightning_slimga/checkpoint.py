@@ -1,0 +1,91 @@
+"""Pruned checkpoints: where the plan is kept in the file, and how to load it anywhere."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from lightning_slimga.plan import PruningPlan
+
+PLANS_KEY = "lightning_slimga"
+"""Key of a Lightning checkpoint under which the applied plans are kept, as plain data."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def store_plans(checkpoint: dict[str, Any], plans: list[PruningPlan]) -> None:
+    """Write applied plans into a checkpoint that is about to be saved."""
+    if plans:
+        checkpoint[PLANS_KEY] = {"plans": [plan.state_dict() for plan in plans]}
+
+
+def read_plans(checkpoint: Mapping[str, Any]) -> list[PruningPlan]:
+    """The plans that shrank a checkpoint's model, oldest first; empty for a full-size one."""
+    stored = checkpoint.get(PLANS_KEY, {"plans": []})
+    return [PruningPlan.from_state_dict(plan) for plan in stored["plans"]]
+
+
+def apply_plans(model: nn.Module, plans: list[PruningPlan]) -> None:
+    """Bring a module to the size of a checkpoint.
+
+    Plans that the module has been through already are left out, so loading twice is harmless.
+
+    Raises:
+        ValueError: when the module is not the network that the plans were made for.
+    """
+    done = len(plans)
+    while done and not plans[done - 1].is_applied(model):
+        done -= 1
+    for plan in plans[done:]:
+        plan.apply(model)
+
+
+def load_pruned(
+    cls: type[_Module],
+    checkpoint_path: str | Path,
+    *,
+    map_location: Any = "cpu",
+    strict: bool = True,
+    weights_only: bool = True,
+    **init_kwargs: Any,
+) -> _Module:
+    """Load a pruned (or full-size) Lightning checkpoint into the class that was trained.
+
+    Args:
+        cls: the full-size LightningModule class (or any ``nn.Module`` whose ``state_dict`` the
+            checkpoint holds).
+        checkpoint_path: a file written by Lightning after surgery.
+        map_location: device for the tensors, as in ``torch.load``.
+        strict: whether the keys must match exactly, as in ``load_state_dict``.
+        weights_only: as in ``torch.load``; False only for trusted files whose hyper-parameters
+            are Python objects.
+        **init_kwargs: arguments of ``cls``; they win over the hyper-parameters saved in the file.
+
+    Returns:
+        The small model with its weights, in evaluation mode as after ``load_from_checkpoint``.
+
+    Raises:
+        ValueError: when ``cls`` with these arguments is not the network that was pruned.
+    """
+    checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
+    known = dict(checkpoint.get("hyper_parameters") or {})
+    model = cls(**{**_accepted(cls, known), **init_kwargs})
+    apply_plans(model, read_plans(checkpoint))
+    hook = getattr(model, "on_load_checkpoint", None)
+    if hook is not None:
+        hook(checkpoint)
+    model.load_state_dict(checkpoint["state_dict"], strict=strict)
+    return model.to(map_location) if isinstance(map_location, (str, torch.device)) else model
+
+
+def _accepted(cls: type[nn.Module], known: dict[str, Any]) -> dict[str, Any]:
+    """Those saved hyper-parameters that the class takes as arguments."""
+    parameters = inspect.signature(cls).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return known
+    return {name: value for name, value in known.items() if name in parameters}
