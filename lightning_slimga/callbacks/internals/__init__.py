@@ -9,7 +9,13 @@ Trainer of the `pytorch_lightning` package.
 from __future__ import annotations
 
 from lightning_slimga.callbacks.internals.batches import training_batches
+from lightning_slimga.callbacks.internals.capture import capture_calls
+from lightning_slimga.callbacks.internals.checkpoint_hooks import (
+    install_checkpoint_hooks,
+    remove_checkpoint_hooks,
+)
 from lightning_slimga.callbacks.internals.evaluation import FitnessEvaluator
+from lightning_slimga.callbacks.internals.monitors import averaged_models, reset_monitors
 from lightning_slimga.callbacks.internals.strategy import (
     broadcast,
     rebuild_ddp,
@@ -19,9 +25,14 @@ from lightning_slimga.callbacks.internals.strategy import (
 
 __all__ = [
     "FitnessEvaluator",
+    "averaged_models",
     "broadcast",
+    "capture_calls",
+    "install_checkpoint_hooks",
     "rebuild_ddp",
     "reduce_mean",
     "refuse_unsupported_strategy",
+    "remove_checkpoint_hooks",
+    "reset_monitors",
     "training_batches",
 ]

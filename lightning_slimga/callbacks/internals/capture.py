@@ -1,0 +1,182 @@
+"""Which modules a user's step calls, and with what: recorded while the step itself runs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from inspect import signature
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.utils._pytree import tree_map
+from torchmetrics import Metric
+
+from lightning_slimga.callbacks.internals.batches import (
+    Triple,
+    private_copy,
+    to_device,
+    validation_data,
+)
+from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.calls import Call
+
+_STAGES = {"training_step": "training", "validation_step": "validating"}
+
+
+def capture_calls(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, batches: Sequence[Any], *, training: bool
+) -> list[Call]:
+    """Record the outermost module calls that the user's step makes on each batch.
+
+    The step runs without gradients, without autocast and without a trace (see
+    :func:`~lightning_slimga.callbacks.internals.quiet.muted`; what it logs is dropped too).
+    A step that calls the LightningModule itself gives one call per batch; one that calls children
+    gives a call for each of them. Calls inside a recorded call are not recorded, nor are those of
+    torchmetrics objects and of modules without parameters, such as losses.
+
+    With `training` the step is `training_step`, in the train/eval modes that the modules have now;
+    otherwise it is `validation_step` in eval mode. Where a step raises, a warning names the error
+    and the next is tried: `validation_step` on the training batches, then on as many validation
+    batches. Under manual optimization `training_step` would step the optimizers and is left out.
+
+    Args:
+        trainer: a Trainer inside `fit`, training.
+        pl_module: the LightningModule of that fit.
+        batches: training batches on the device.
+        training: record what training does, rather than what validation does.
+
+    Returns:
+        The calls, in order; their tensors are detached copies.
+    """
+    triples: Sequence[Triple] = [(batch, i, 0) for i, batch in enumerate(batches)]
+    attempts = [("validation_step", triples)]
+    if training and pl_module.automatic_optimization:
+        attempts.insert(0, ("training_step", triples))
+    for step, given in attempts:
+        try:
+            return _record(trainer, pl_module, step, given, evaluating=not training)
+        except Exception as error:  # whatever user code raises on what it does not expect
+            if not trainer.enable_validation:
+                raise
+            rank_zero_warn(
+                f"`{step}` cannot be run without gradients on a training batch"
+                f" ({type(error).__name__}: {error}), so the network is analysed with what"
+                " `validation_step` calls."
+            )
+    triples = _validation_batches(trainer, len(batches))
+    return _record(trainer, pl_module, "validation_step", triples, evaluating=not training)
+
+
+def _record(
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    step: str,
+    triples: Sequence[Triple],
+    *,
+    evaluating: bool,
+) -> list[Call]:
+    calls: list[Call] = []
+    device = trainer.strategy.root_device.type
+    with ExitStack() as stack:
+        stack.enter_context(muted(trainer))
+        stack.enter_context(in_stage(trainer, _STAGES[step]))
+        stack.enter_context(swapped(pl_module, log=_drop, log_dict=_drop))
+        stack.enter_context(_eager())
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(trainer.precision_plugin.forward_context())
+        if torch.is_autocast_enabled(device):
+            # Replayed outside of autocast, arguments of its lower precision would be refused.
+            stack.enter_context(torch.autocast(device, enabled=False))
+        if evaluating:
+            pl_module.on_validation_model_eval()
+        stack.enter_context(_recorded(pl_module, calls))
+        for triple in triples:
+            _run_step(trainer, pl_module, step, triple)
+    return calls
+
+
+def _run_step(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, name: str, triple: Triple
+) -> None:
+    """Call a step with those of its optional arguments that it declares, as the loops do."""
+    batch, batch_idx, loader_idx = triple
+    batch = private_copy(batch)
+    loop = trainer.fit_loop.epoch_loop
+    step = getattr(pl_module, name)
+    if "dataloader_iter" in signature(step).parameters:
+        arguments: Any = [iter([(batch, batch_idx, loader_idx)])]
+    elif name == "training_step":
+        arguments = loop._build_kwargs(OrderedDict(), batch, batch_idx).values()
+    else:
+        user = loop.val_loop._combined_loader
+        several = user is not None and len(user.flattened) > 1 and user._mode == "sequential"
+        hook = loop.val_loop._build_kwargs(batch, batch_idx, loader_idx if several else None)
+        arguments = loop.val_loop._build_step_args_from_hook_kwargs(hook, "validation_step")
+    step(*arguments)
+
+
+def _validation_batches(trainer: pl.Trainer, count: int) -> list[Triple]:
+    load, _ = validation_data(trainer, count, seed=0)
+    with muted(trainer), in_stage(trainer, "validating"):
+        return [(to_device(trainer, batch, k), i, k) for batch, i, k in load()][:count]
+
+
+@contextmanager
+def _recorded(pl_module: nn.Module, calls: list[Call]) -> Iterator[None]:
+    """Append each outermost call of a module with parameters to `calls`."""
+    depth = 0
+
+    def before(name: str, args: Any, kwargs: Any) -> None:
+        nonlocal depth
+        if depth == 0:
+            calls.append(Call(name, _detached(args), _detached(kwargs)))
+        depth += 1
+
+    def after(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    handles = []
+    try:
+        for name, module in _recordable(pl_module):
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _, args, kwargs, name=name: before(name, args, kwargs),
+                    prepend=True,  # the arguments as given, before the user's own hooks
+                    with_kwargs=True,
+                )
+            )
+            handles.append(module.register_forward_hook(after, always_call=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _recordable(pl_module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    metrics = {child for m in pl_module.modules() if isinstance(m, Metric) for child in m.modules()}
+    for name, module in pl_module.named_modules():
+        if module in metrics or isinstance(module, OptimizedModule):
+            continue  # a compiled module is recorded as the module that it was made of
+        if next(module.parameters(), None) is not None:
+            yield name, module
+
+
+def _eager() -> AbstractContextManager[Any]:
+    """Let compiled code run uncompiled, since it would ignore hooks added after compilation."""
+    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return nullcontext()
+
+
+def _detached(value: Any) -> Any:
+    return tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, value)
+
+
+def _drop(*args: Any, **kwargs: Any) -> None:
+    """Stands in for `self.log`."""
