@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,7 @@ def replace_in_optimizers(
 
     State tensors of the parameter's shape are cut, one-element tensors and plain numbers are
     kept; where anything else is found (a factored or quantised moment) the parameter's state
-    starts anew, with a warning that names it.
+    starts anew, and one warning per optimizer names these parameters.
 
     Args:
         optimizers: torch optimizers.
@@ -66,6 +67,9 @@ def replace_in_optimizers(
         transaction: where the changes are recorded.
     """
     for optimizer in optimizers:
+        state = optimizer.state
+        transaction.on_roll_back(partial(_refill, state, dict(state)))
+        anew: list[str] = []
         for group in optimizer.param_groups:
             parameters = group["params"]
             for position, old in enumerate(parameters):
@@ -73,19 +77,22 @@ def replace_in_optimizers(
                     continue
                 new, cut = replaced[old]
                 transaction.set_item(parameters, position, new)
-                if old in optimizer.state:
-                    _move_state(optimizer, old, new, cut, transaction)
+                if old in state:
+                    small = _cut_state(state.pop(old), old, cut, anew)
+                    if small:
+                        state[new] = small
+        if anew:
+            warnings.warn(
+                f"{type(optimizer).__name__} keeps state that cannot be cut along with its"
+                f" parameter, so it starts anew for: {', '.join(anew)}.",
+                stacklevel=2,
+            )
 
 
-def _move_state(
-    optimizer: torch.optim.Optimizer,
-    old: Tensor,
-    new: nn.Parameter,
-    cut: TensorCut,
-    transaction: Transaction,
-) -> None:
-    state = optimizer.state
-    full = state[old]
+def _cut_state(
+    full: Mapping[str, Any], old: Tensor, cut: TensorCut, anew: list[str]
+) -> dict[str, Any]:
+    """The state of one small parameter; empty, and named in ``anew``, where it cannot be cut."""
     small: dict[str, Any] = {}
     for key, value in full.items():
         if not isinstance(value, Tensor) or value.numel() == 1:
@@ -93,21 +100,12 @@ def _move_state(
         elif value.shape == old.shape:
             small[key] = cut.take(value)
         else:
-            warnings.warn(
-                f"{type(optimizer).__name__} keeps {key!r} of shape {tuple(value.shape)} for"
-                f" parameter {cut.places[0][0]}.{cut.places[0][1]} of shape {tuple(old.shape)}: it"
-                " cannot be cut along, so the state of this parameter starts anew.",
-                stacklevel=2,
-            )
-            small = {}
-            break
-    before = dict(state)
+            name = ".".join(filter(None, cut.places[0]))
+            anew.append(f"{name} ({key!r} of shape {tuple(value.shape)})")
+            return {}
+    return small
 
-    def undo() -> None:
-        state.clear()
-        state.update(before)
 
-    transaction.on_roll_back(undo)
-    del state[old]
-    if small:
-        state[new] = small
+def _refill(state: dict[Any, Any], content: dict[Any, Any]) -> None:
+    state.clear()
+    state.update(content)
