@@ -5,6 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # Two test processes with one thread each are faster than one process with two threads.
 PYTEST_FLAGS ?= -n 2 --timeout=600
+BENCHMARKS ?= penalty_overhead
 
 export OMP_NUM_THREADS ?= 1
 
@@ -32,10 +33,10 @@ lint: $(STAMP) ## ruff and mypy
 	$(PY) -m mypy
 
 bench: $(STAMP) ## run the quick benchmarks (benchmarks/README.md)
-	@for file in benchmarks/bench_*.py; do [ -e "$$file" ] || continue; echo "== $$file"; $(PY) $$file || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 35 minutes
-	$(PY) benchmarks/fashion_mnist.py
+	$(PY) -m benchmarks.fashion_mnist
 
 clean: ## remove the environment, caches and run folders
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs

@@ -27,7 +27,7 @@ def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
     terminal = sys.stdout.isatty() if terminal is None else terminal
     if terminal and find_spec("rich") is not None:
         return f"{summary(report)}\n{_rich_table(header, rows)}"
-    return f"{summary(report)}\n{plain_table(header, rows)}"
+    return f"{summary(report)}\n{plain_table(header, rows, total=True)}"
 
 
 def summary(report: PruningReport) -> str:
@@ -72,10 +72,15 @@ def layer_rows(report: PruningReport) -> list[tuple[str, ...]]:
     return [*rows, total]
 
 
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def plain_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, total: bool = False
+) -> str:
     """Return an aligned text table: first column to the left, the others to the right.
 
-    The last row is set apart by a line when there is more than one.
+    Args:
+        header: Names of the columns.
+        rows: Cells, as many in each row as there are columns.
+        total: Set the last row apart by a line.
     """
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     rule = "  ".join("-" * width for width in widths)
@@ -85,7 +90,7 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(w) for cell, w in others)])
 
     body = [line(row) for row in rows]
-    if len(body) > 1:
+    if total and body:
         body.insert(-1, rule)
     return "\n".join([line(header), rule, *body])
 

@@ -72,7 +72,10 @@ def format_markdown(
         ("Layers", markdown_table(LAYER_HEADER, layer_rows(report))),
         ("Pictures", pictures),
         ("Search", _search(report)),
-        ("What could not be pruned", _frozen(report)),
+        (
+            "What could not be pruned",
+            _frozen(report),
+        ),
         ("Settings", _pairs("setting", report.settings)),
         ("Time", _pairs("part", {k: f"{v:.1f} s" for k, v in report.seconds.items()})),
         ("Versions", _pairs("package", versions)),
@@ -145,9 +148,10 @@ def _search(report: PruningReport) -> str:
 
 def _frozen(report: PruningReport) -> str:
     """Return one list item per reason; many tensors usually share a few reasons."""
-    names_by_reason: dict[str, list[str]] = {}
+    names_by_reason: dict[str, dict[str, None]] = {}
     for name, reason in report.frozen:
-        names_by_reason.setdefault(reason, []).append(f"`{name}`")
+        cause = reason.split(" (op ")[0]  # the same cause at another place is the same reason
+        names_by_reason.setdefault(cause, {})[f"`{name}`"] = None
     return "\n".join(f"- {reason}: {', '.join(n)}" for reason, n in names_by_reason.items())
 
 

@@ -49,7 +49,7 @@ def example_report(**changes: Any) -> PruningReport:
         "gamma_before": gamma,
         "gamma_after": kept,
         "frozen": [
-            ("fc.weight", "model output"),
+            ("fc.weight", "model output (op aten.addmm in fc)"),
             ("norm", "LayerNorm"),
             ("fc.bias", "model output"),
         ],

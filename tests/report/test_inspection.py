@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import nn
+
+from lightning_slimga.report.inspection import describe
+from lightning_slimga.surgery import ChannelSurgery
+
+
+def test_description_names_layers_costs_and_reasons() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
+    )
+    lines = describe(ChannelSurgery(net, torch.randn(1, 3, 4, 4))).splitlines()
+    # 16 positions x 27 inputs x 8 channels, and 128 x 5; 224 + 16 + 645 parameters.
+    assert lines[0].startswith("8 removable channels in 1 layers; 4.10 k MACs, 885 parameters")
+    assert re.split(r"\s{2,}", lines[3])[:2] == ["0", "8"]
+    assert any("4.weight" in line and "output" in line for line in lines[4:])
+
+
+def test_network_without_removable_channels() -> None:
+    lines = describe(ChannelSurgery(nn.Linear(4, 2), torch.randn(1, 4))).splitlines()
+    assert lines[0].startswith("0 removable channels in 0 layers")
+    assert lines[1] == "nothing can be removed"
+    assert any("weight" in line for line in lines[2:])
