@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +32,30 @@ def describe(surgery: ChannelSurgery) -> str:
         f"{facts['channels']} removable channels in {len(rows)} layers;"
         f" {count(facts['macs'])} MACs, {count(facts['params'])} parameters,"
         f" {facts['params_removable']:.0%} of them in removable layers",
-        plain_table(head, rows) if rows else "nothing can be removed",
+        plain_table(head, rows, total=False) if rows else "nothing can be removed",
     ]
     if facts["frozen"]:
         lines.append("what cannot go:")
-        lines += [f"  {row['name']} ({row['channels']}): {row['why']}" for row in facts["frozen"]]
+        frozen = [(row["name"], row["why"]) for row in facts["frozen"]]
+        lines += [f"  {', '.join(names)}: {why}" for why, names in frozen_by_reason(frozen)]
     lines += [f"note: {note}" for note in facts["notes"]]
     return "\n".join(lines)
+
+
+def frozen_by_reason(frozen: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    """Many tensors usually share few reasons.
+
+    Args:
+        frozen: ``(name, reason)`` pairs.
+
+    Returns:
+        ``(reason, names without repetition)``, in the order of first appearance.
+    """
+    names: dict[str, dict[str, None]] = {}
+    for name, why in frozen:
+        cause = why.split(" (op ")[0]  # the same cause at another place is the same reason
+        names.setdefault(cause, {})[name] = None
+    return [(why, list(group)) for why, group in names.items()]
 
 
 def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
@@ -75,7 +93,7 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
         "params_removable": sum(params.get(m, 0) for m in touched) / total_params,
         "layers": layers,
         "frozen": [
-            {"name": name, "channels": channels, "why": why}
+            {"name": name.rpartition(".")[0] or name, "channels": channels, "why": why}
             for name, dim, channels, why in surgery.frozen
             if dim == 0 and not why.startswith("position inside")
         ],
