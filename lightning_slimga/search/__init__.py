@@ -1,0 +1,9 @@
+"""What to try next: masks under exact budgets, found by ask and tell. No torch, no Lightning."""
+
+from __future__ import annotations
+
+from lightning_slimga.search.factor import EvaluationFactor
+from lightning_slimga.search.genetic import GeneticSearch, Rates
+from lightning_slimga.search.space import Budget, SearchSpace
+
+__all__ = ["Budget", "EvaluationFactor", "GeneticSearch", "Rates", "SearchSpace"]

@@ -1,0 +1,308 @@
+"""The protocol all searches share: ask for candidates, tell their metric, stop, save and resume.
+
+The next generation is made inside `tell`, as soon as the current one is complete. So the state
+between any two calls is complete, `ask` changes nothing, and a search resumed at any evaluation
+goes on as if it had never been interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from deap import tools
+
+from lightning_slimga.search.individual import FITNESS, Individual, decode_mask, encode_mask, stack
+from lightning_slimga.search.space import SearchSpace
+from lightning_slimga.search.stopping import StopRules, no_signal
+from lightning_slimga.search.widths import BoolArray
+
+_ATTEMPTS = 20  # batches of variation tried before "nothing new" is believed
+
+
+class AskTellSearch(ABC):
+    """A search over masks by ask and tell.
+
+    Args:
+        space: what to search.
+        mode: "max" or "min", the direction of the metric.
+        population_size: candidates per generation, at least 1.
+        generations: generations to run, at least 1.
+        max_evaluations: stop after this many told candidates.
+        max_time: stop after this many seconds, time before an interruption included.
+        patience: stop after this many generations without a better best.
+        seed: seed of the search's own generator; no global generator is touched.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        mode: str = "max",
+        population_size: int = 24,
+        generations: int = 9,
+        max_evaluations: int | None = None,
+        max_time: float | None = None,
+        patience: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if mode not in FITNESS:
+            raise ValueError(f"Expected argument `mode` to be 'max' or 'min', but got {mode!r}.")
+        if population_size < 1:
+            raise ValueError(
+                f"Expected argument `population_size` to be at least 1, but got {population_size}."
+            )
+        self.space = space
+        self.mode = mode
+        self.population_size = population_size
+        self.rules = StopRules(generations, max_evaluations, max_time, patience)
+        self.generation = 0
+        self._rng = np.random.default_rng(seed)
+        self._archive: dict[str, Individual] = {}
+        self._cohort: list[Individual] = []
+        self._history = tools.Logbook()
+        self._stop_reason: str | None = None
+        self._seconds_before = 0.0
+        self._resumed_at = time.monotonic()
+
+    # ---- what a search defines -----------------------------------------------------------
+
+    @abstractmethod
+    def _first(self) -> BoolArray:
+        """Return the masks of the first generation, shape (P, C)."""
+
+    @abstractmethod
+    def _variation(self) -> BoolArray:
+        """Return candidates for the next generation, shape (P, C); known ones are dropped."""
+
+    def _learn(self, cohort: Sequence[Individual]) -> None:  # noqa: B027
+        """Take in a complete generation, before the next is made."""
+
+    def _extra_state(self) -> dict[str, Any]:
+        """Return what the search adds to the state, as plain data."""
+        return {}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what `_extra_state` has returned."""
+
+    # ---- what users see ------------------------------------------------------------------
+
+    def ask(self) -> list[BoolArray]:
+        """Return the masks of this generation that still need a metric; empty when done."""
+        return [individual.mask.copy() for individual in self._pending()]
+
+    def tell(self, masks: Sequence[BoolArray], fitness: Sequence[float]) -> None:
+        """Report metrics, raw as measured. A metric that is not finite counts as worst.
+
+        Args:
+            masks: any of the masks that `ask` returned, in any order.
+            fitness: one metric for each.
+
+        Raises:
+            ValueError: the lengths differ, or a mask is not waiting for a metric.
+        """
+        if len(masks) != len(fitness):
+            raise ValueError(
+                "Expected arguments `masks` and `fitness` to have the same length, "
+                f"but got {len(masks)} and {len(fitness)}."
+            )
+        waiting = {individual.key: individual for individual in self._pending()}
+        keys = [encode_mask(np.asarray(mask, dtype=np.bool_)) for mask in masks]
+        if len(set(keys)) < len(keys) or not waiting.keys() >= set(keys):
+            raise ValueError(
+                "Expected argument `masks` to hold masks that `ask()` returned and that have no "
+                "metric yet, each once, but got another one."
+            )
+        for key, metric in zip(keys, fitness, strict=True):
+            waiting[key].rate(metric)
+            self._archive[key] = waiting[key]
+        self._proceed()
+
+    @property
+    def done(self) -> bool:
+        """Whether the search has ended; `stop_reason` says why."""
+        return self._stop_reason is not None
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the search has ended, in words; None while it runs."""
+        return self._stop_reason
+
+    @property
+    def evaluations(self) -> int:
+        """Candidates told so far."""
+        return len(self._archive)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds searched, time before an interruption included."""
+        return self._seconds_before + time.monotonic() - self._resumed_at
+
+    @property
+    def best(self) -> tuple[BoolArray, float]:
+        """The best mask so far and its metric.
+
+        Raises:
+            RuntimeError: nothing has been told yet.
+        """
+        elite = self.elite(1)
+        if not elite:
+            raise RuntimeError("Expected a told candidate before `best` is read, but got none yet.")
+        return elite[0]
+
+    def elite(self, count: int) -> list[tuple[BoolArray, float]]:
+        """Return up to `count` best masks so far, all different, with their metrics, best first.
+
+        The metrics are what the search saw. Of many noisy metrics the highest is partly luck, so
+        measure the elite again, on all data, before one of them is taken.
+        """
+        return [(one.mask.copy(), _metric(one)) for one in self._ranked(count)]
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One plain dictionary per complete generation, oldest first.
+
+        Keys: generation (from 1), evaluations (so far), unique and failed (told in this generation,
+        and those without a finite metric), best (so far), mean and std (of this generation's finite
+        metrics), seconds (so far), widths (kept channels per layer of the best).
+        """
+        return [dict(entry) for entry in self._history]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state as dictionaries, lists, numbers and text."""
+        return {
+            "kind": type(self).__name__,
+            "num_channels": self.space.num_channels,
+            "generation": self.generation,
+            "rng": self._rng.bit_generator.state,
+            "archive": [[one.key, one.metric] for one in self._archive.values()],
+            "cohort": [[one.key, one.metric] for one in self._cohort],
+            "history": self.history,
+            "stop_reason": self._stop_reason,
+            "seconds": self.seconds,
+            "extra": self._extra_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, in a search built with the same arguments.
+
+        Raises:
+            ValueError: the state belongs to another kind of search or another network.
+        """
+        expected = (type(self).__name__, self.space.num_channels)
+        got = (state["kind"], state["num_channels"])
+        if expected != got:
+            raise ValueError(
+                f"Expected argument `state` to be of a {expected[0]} over {expected[1]} channels, "
+                f"but got one of a {got[0]} over {got[1]} channels."
+            )
+        self.generation = state["generation"]
+        self._rng.bit_generator.state = state["rng"]
+        self._archive = {key: self._revive(key, metric) for key, metric in state["archive"]}
+        self._cohort = [
+            self._archive.get(key) or self._revive(key, m) for key, m in state["cohort"]
+        ]
+        self._history = tools.Logbook()
+        for entry in state["history"]:
+            self._history.record(**entry)
+        self._stop_reason = state["stop_reason"]
+        self._seconds_before = state["seconds"]
+        self._resumed_at = time.monotonic()
+        self._load_extra_state(state["extra"])
+
+    # ---- from generation to generation ---------------------------------------------------
+
+    def _begin(self) -> None:
+        """Make the first generation; the last line of every constructor."""
+        self._cohort = self._fresh(self._first)
+        self._proceed()
+
+    def _revive(self, key: str, metric: float | None) -> Individual:
+        individual = Individual(decode_mask(key, self.space.num_channels), FITNESS[self.mode]())
+        if metric is not None:
+            individual.rate(metric)
+        return individual
+
+    def _pending(self) -> list[Individual]:
+        return [individual for individual in self._cohort if individual.metric is None]
+
+    def _ranked(self, count: int) -> list[Individual]:
+        best_first: list[Individual] = tools.selBest(list(self._archive.values()), count)
+        return best_first
+
+    def _proceed(self) -> None:
+        """Go on to the next candidates that need a metric, or stop."""
+        while not self.done:
+            late = self.rules.out_of_time(self.seconds) if self._archive else None
+            if self._pending() and late is None:
+                return
+            self._complete([one for one in self._cohort if one.metric is not None])
+            reason = no_signal([_metric(one) for one in self._archive.values()])
+            waited = _waited([entry["best"] for entry in self._history])
+            reason = reason or self.rules.spent(self.generation, self.evaluations, waited) or late
+            if reason is None:
+                self._cohort = self._fresh(self._variation)
+                reason = None if self._cohort else "variation finds no mask that is new"
+            if reason is not None:
+                self._stop_reason = reason
+                self._cohort = []
+
+    def _fresh(self, propose: Callable[[], BoolArray]) -> list[Individual]:
+        """Collect different masks that nobody has told, as many as a generation may hold."""
+        room = self.population_size
+        if self.rules.max_evaluations is not None:
+            room = min(room, self.rules.max_evaluations - self.evaluations)
+        found: dict[str, Individual] = {}
+        for _ in range(_ATTEMPTS):
+            for mask in propose():
+                individual = Individual(mask, FITNESS[self.mode]())
+                if individual.key not in self._archive:
+                    found.setdefault(individual.key, individual)
+            if len(found) >= room:
+                break
+        cohort = list(found.values())[:room]
+        feasible = self.space.feasible(stack(cohort, self.space.num_channels))
+        for individual, fits in zip(cohort, feasible, strict=True):
+            if not fits:  # only without repair; not worth an evaluation
+                individual.rate(math.nan)
+        return cohort
+
+    def _complete(self, cohort: list[Individual]) -> None:
+        """Close a generation: learn from it and write it down."""
+        self._learn(cohort)
+        self.generation += 1
+        told = [one for one in cohort if one.key in self._archive]
+        finite = [m for m in map(_metric, told) if math.isfinite(m)]
+        best = self._ranked(1)
+        self._history.record(
+            generation=self.generation,
+            evaluations=self.evaluations,
+            unique=len(told),
+            failed=len(told) - len(finite),
+            best=_metric(best[0]) if best else math.nan,
+            mean=float(np.mean(finite)) if finite else math.nan,
+            std=float(np.std(finite)) if finite else math.nan,
+            seconds=self.seconds,
+            widths=self.space.counts(stack(best, self.space.num_channels)).ravel().tolist(),
+        )
+
+
+def _metric(individual: Individual) -> float:
+    return math.nan if individual.metric is None else individual.metric
+
+
+def _waited(bests: list[float]) -> int:
+    """Generations since the last better best, given the best so far after each generation."""
+    waited = 0
+    for earlier in reversed(bests[:-1]):
+        if earlier != bests[-1]:
+            break
+        waited += 1
+    return waited

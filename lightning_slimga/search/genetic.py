@@ -1,0 +1,184 @@
+"""The genetic search: masks under exact budgets that a few hundred evaluations make good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lightning_slimga.search.ask_tell import AskTellSearch
+from lightning_slimga.search.factor import EvaluationFactor
+from lightning_slimga.search.individual import Individual, encode_mask, stack
+from lightning_slimga.search.operators import (
+    exchange_layers,
+    mix_bits,
+    shift_widths,
+    swap_borderline,
+)
+from lightning_slimga.search.repair import resize
+from lightning_slimga.search.seeds import random_masks, random_widths, rankings
+from lightning_slimga.search.space import SearchSpace
+from lightning_slimga.search.widths import BoolArray, FloatArray
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Constants of the variation. They are ours, tuned with `benchmarks/search_quality.py`.
+
+    Attributes:
+        parents: share of the population size that breeds.
+        layers: layers whose width a mutation changes, on average.
+        sigma: standard deviation of the log of that change.
+        swap: share of the layers in which borderline channels are chosen anew.
+        noise: noise on the factor when they are.
+        learning: rate of the evaluation factor.
+        flips: share of the bits flipped without layer operators.
+    """
+
+    parents: float = 1 / 3
+    layers: float = 4.0
+    sigma: float = 0.2
+    swap: float = 0.1
+    noise: float = 0.15
+    learning: float = 0.3
+    flips: float = 0.02
+
+
+class GeneticSearch(AskTellSearch):
+    """Search for the mask with the best metric among those that meet the budgets.
+
+    The first generation holds the seeds: what a γ threshold, γ per cost and a uniform cut keep, and
+    random widths. Each later one is bred from the best masks of all generations so far: layers are
+    inherited whole, widths shift between layers, borderline channels swap, and repair brings every
+    child exactly under budget. No mask is evaluated twice.
+
+    Args:
+        space: what to search.
+        mode: "max" or "min", the direction of the metric.
+        population_size: candidates per generation, at least 2.
+        generations: generations to run, at least 1; the first holds the seeds.
+        max_evaluations: stop after this many told candidates.
+        max_time: stop after this many seconds, time before an interruption included.
+        patience: stop after this many generations without a better best.
+        seed: seed of the search's own generator; no global generator is touched.
+        evaluation_factor: let the factor learn; otherwise it stays the normalised score.
+        layer_operators: vary whole layers; otherwise single bits.
+        seeds: start from the seeds; otherwise from random widths alone.
+        repair: bring children under budget; otherwise those above count as worst, unevaluated.
+        rates: constants of the variation.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        mode: str = "max",
+        population_size: int = 24,
+        generations: int = 9,
+        max_evaluations: int | None = None,
+        max_time: float | None = None,
+        patience: int | None = None,
+        seed: int = 0,
+        evaluation_factor: bool = True,
+        layer_operators: bool = True,
+        seeds: bool = True,
+        repair: bool = True,
+        rates: Rates | None = None,
+    ) -> None:
+        if population_size < 2:
+            raise ValueError(
+                f"Expected argument `population_size` to be at least 2, but got {population_size}."
+            )
+        super().__init__(
+            space,
+            mode=mode,
+            population_size=population_size,
+            generations=generations,
+            max_evaluations=max_evaluations,
+            max_time=max_time,
+            patience=patience,
+            seed=seed,
+        )
+        self.rates = rates or Rates()
+        self._layer_operators = layer_operators
+        self._repair = repair
+        learning = self.rates.learning if evaluation_factor else 0.0
+        self._factor = EvaluationFactor(space, rate=learning)
+        named = rankings(space) if seeds else {}
+        self._seed_keys = {name: encode_mask(mask) for name, mask in named.items()}
+        self._named = list(named.values())
+        self._begin()
+
+    @property
+    def seeds(self) -> dict[str, float]:
+        """Metric of each seed that has been told, by its name."""
+        told = {name: self._archive.get(key) for name, key in self._seed_keys.items()}
+        return {n: one.metric for n, one in told.items() if one and one.metric is not None}
+
+    def _first(self) -> BoolArray:
+        drawn = self._random(self.population_size)
+        if self._named:
+            for mask in drawn:
+                name = f"random_widths_{len(self._seed_keys) - len(self._named)}"
+                self._seed_keys[name] = encode_mask(mask)
+        return np.concatenate([*(mask[None] for mask in self._named), drawn])
+
+    def _random(self, count: int) -> BoolArray:
+        factor = self._factor.values
+        if self._repair:
+            return random_masks(self.space, factor, self._rng, count)
+        widths = random_widths(self.space, self._rng, count)
+        everything = np.ones((count, self.space.num_channels), dtype=np.bool_)
+        return self._resized(everything, widths)
+
+    def _resized(self, masks: BoolArray, widths: FloatArray) -> BoolArray:
+        counts = self.space.grid.counts(self.space.grid.levels(widths))
+        return resize(masks, counts, self.space.layer_ids, self._factor.values)
+
+    def _variation(self) -> BoolArray:
+        count = self.population_size
+        elite = stack(self._ranked(self._num_parents), self.space.num_channels)
+        if not len(elite):  # without repair a generation may hold nothing feasible
+            return self._random(count)
+        factor = self._factor.values
+        if not self._layer_operators:
+            children = mix_bits(self.space, elite, count, self._rng, rate=self.rates.flips)
+            return self.space.repair(children, factor) if self._repair else children
+        rates = self.rates
+        children = exchange_layers(self.space, elite, count, self._rng)
+        children = swap_borderline(
+            self.space, children, factor, self._rng, rate=rates.swap, noise=rates.noise
+        )
+        widths = shift_widths(
+            self.space.counts(children).astype(np.float64),
+            self._rng,
+            layers=rates.layers,
+            sigma=rates.sigma,
+        )
+        if self._repair:
+            return self.space.repair(children, factor, widths=widths)
+        return self._resized(children, widths)
+
+    @property
+    def _num_parents(self) -> int:
+        return max(2, round(self.rates.parents * self.population_size))
+
+    def _learn(self, cohort: Sequence[Individual]) -> None:
+        survivors = self._ranked(self.population_size)
+        everyone = {one.key: one for one in [*survivors, *cohort]}
+        self._factor.follow(
+            stack(survivors[: self._num_parents], self.space.num_channels),
+            stack(everyone.values(), self.space.num_channels),
+        )
+
+    def _extra_state(self) -> dict[str, Any]:
+        return {"factor": self._factor.values.tolist(), "seeds": dict(self._seed_keys)}
+
+    def _load_extra_state(self, state: dict[str, Any]) -> None:
+        self._factor.values = np.array(state["factor"], dtype=np.float64)
+        self._seed_keys = dict(state["seeds"])

@@ -1,0 +1,76 @@
+"""When a search ends, and how it says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_ENOUGH = 8  # equal metrics from so many different masks are no coincidence
+
+
+@dataclass(frozen=True)
+class StopRules:
+    """The limits a user sets.
+
+    Attributes:
+        generations: generations to run, at least 1.
+        max_evaluations: told candidates, at least 1; None is no limit.
+        max_time: seconds, positive; None is no limit.
+        patience: generations without a better best, at least 1; None is no limit.
+
+    Raises:
+        ValueError: a limit is out of its range.
+    """
+
+    generations: int
+    max_evaluations: int | None = None
+    max_time: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "max_evaluations", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected argument `{name}` to be at least 1, but got {value}.")
+        if self.max_time is not None and not self.max_time > 0:
+            raise ValueError(
+                f"Expected argument `max_time` to be positive seconds, but got {self.max_time}."
+            )
+
+    def out_of_time(self, seconds: float) -> str | None:
+        """Return the reason if `seconds` are too many."""
+        if self.max_time is not None and seconds >= self.max_time:
+            return f"reached max_time={self.max_time:g} seconds"
+        return None
+
+    def spent(self, generation: int, evaluations: int, waited: int) -> str | None:
+        """Return the reason if a complete generation was the last.
+
+        Args:
+            generation: complete generations.
+            evaluations: told candidates.
+            waited: generations since the best has improved.
+        """
+        if self.max_evaluations is not None and evaluations >= self.max_evaluations:
+            return f"reached max_evaluations={self.max_evaluations}"
+        if generation >= self.generations:
+            return f"finished {generation} generations"
+        if self.patience is not None and waited >= self.patience:
+            return f"no better candidate for {waited} generations (patience={self.patience})"
+        return None
+
+
+def no_signal(metrics: Sequence[float]) -> str | None:
+    """Return the reason if the metrics of different masks say nothing about them."""
+    if len(metrics) < _ENOUGH:
+        return None
+    finite = [metric for metric in metrics if math.isfinite(metric)]
+    if not finite:
+        return f"no signal: none of {len(metrics)} candidates has a finite metric"
+    if len(finite) == len(metrics) and min(finite) == max(finite):
+        return (
+            f"no signal: all {len(metrics)} candidates have the same metric {finite[0]:g}; "
+            "is the budget too small, or the metric independent of the network?"
+        )
+    return None
