@@ -219,8 +219,14 @@ class GeneticPruneCallback(pl.Callback):
             rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
 
     def _add_plans(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the plans in every checkpoint, also in one with weights only."""
+        """Keep the plans in every checkpoint, also in one with weights only.
+
+        In the middle of a search (a signal handler saves then) the module may hold a candidate's
+        tensors: the checkpoint gets the full network's.
+        """
         store_plans(checkpoint, self._plans)
+        if self._run is not None:
+            checkpoint["state_dict"] = self._run.full_state
 
 
 def _expect(holds: bool, name: str, expected: str, got: Any) -> None:

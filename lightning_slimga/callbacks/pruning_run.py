@@ -25,6 +25,7 @@ from lightning_slimga.callbacks.internals import (
     reset_monitors,
     training_batches,
 )
+from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.calls import Call, narrowed
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.recalibration import recalibrate, recalibrated
@@ -88,6 +89,10 @@ class PruningRun:
         pl_module: its LightningModule, full size.
         settings: the callback's arguments.
         state: state of an interrupted search, or None.
+
+    Attributes:
+        full_state: the module's ``state_dict`` before the search. Checkpoints that a signal handler
+            writes while a candidate is swapped in hold this.
     """
 
     def __init__(
@@ -101,14 +106,17 @@ class PruningRun:
         self.module = pl_module
         self.settings = settings
         self.result = PruningResult()
-        self._state = state
+        self.full_state = _own_state(pl_module)
+        self._file = SearchFile(trainer, pl_module, repr(settings))
+        self._state = state if state is not None else self._file.read()
         self._warned_nan = False
 
     def execute(self, keep_state: Callable[[dict[str, Any]], None]) -> PruningResult:
         """Run everything.
 
         Args:
-            keep_state: receives the search's state (plain data) after every evaluation.
+            keep_state: receives the search's state (plain data) after every evaluation. On disk
+                it is written after every generation, and when something ends the search.
 
         Returns:
             What came out; the module is small now, unless its budget was met already.
@@ -136,6 +144,7 @@ class PruningRun:
             self.mask = self._choose(search)
         with self._timed("surgery"):
             self._cut(self.mask)
+        self._file.remove()
         self._announcer.finish(self)
         return self.result
 
@@ -201,11 +210,16 @@ class PruningRun:
 
     def _search(self, search: GeneticSearch, keep_state: Callable[[dict[str, Any]], None]) -> None:
         self._announcer.start(search)
-        while not search.done:
-            for mask in search.ask():
-                search.tell([mask], [self._fitness(mask)])
-                keep_state(search.state_dict())
-                self._announcer.evaluated(search)
+        try:
+            while not search.done:
+                for mask in search.ask():
+                    search.tell([mask], [self._fitness(mask)])
+                    keep_state(search.state_dict())
+                    self._announcer.evaluated(search)
+                self._file.write(search.state_dict())
+        except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
+            self._file.write(search.state_dict())
+            raise
         self.result.history = search.history
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
@@ -267,6 +281,15 @@ class PruningRun:
         finally:
             spent = self.result.timings.get(part, 0.0)
             self.result.timings[part] = spent + time.perf_counter() - start
+
+
+def _own_state(pl_module: pl.LightningModule) -> dict[str, Any]:
+    """``state_dict`` whose buffers are copies: recalibration writes into buffers."""
+    buffers = {name for name, _ in pl_module.named_buffers()}
+    return {
+        name: value.clone() if name in buffers else value
+        for name, value in pl_module.state_dict().items()
+    }
 
 
 def _distinct_and_small(calls: Sequence[Call]) -> tuple[list[Call], int]:
