@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
 from lightning_slimga.transaction import Transaction
 
@@ -98,11 +99,7 @@ class PruningPlan:
             ValueError: naming the first tensor that does not fit.
         """
         for name, cut in self.tensors.items():
-            module_name, attribute = cut.places[0]
-            try:
-                tensor = getattr(model.get_submodule(module_name), attribute)
-            except AttributeError:
-                tensor = None
+            tensor = tensor_at(model, cut.places[0])
             found = None if tensor is None else tuple(tensor.shape)
             if found == cut.shape:
                 continue
@@ -115,8 +112,7 @@ class PruningPlan:
     def is_applied(self, model: nn.Module) -> bool:
         """Whether every tensor of ``model`` has the small shape already."""
         for cut in self.tensors.values():
-            module_name, attribute = cut.places[0]
-            tensor = getattr(model.get_submodule(module_name), attribute, None)
+            tensor = tensor_at(model, cut.places[0])
             if tensor is None or tuple(tensor.shape) != cut.small_shape:
                 return False
         return True
@@ -144,8 +140,8 @@ class PruningPlan:
         transaction: Transaction,
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
     ) -> None:
-        module_name, attribute = cut.places[0]
-        old = getattr(model.get_submodule(module_name), attribute)
+        old = tensor_at(model, cut.places[0])
+        assert old is not None
         new = cut.take(old.detach())
         if isinstance(old, nn.Parameter):
             new = _parameter_like(old, new, cut)

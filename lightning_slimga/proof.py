@@ -163,7 +163,7 @@ class Proof:
 
     def _wrong_values(self, graph: ChannelGraph, keep: Mask) -> str | None:
         """What is wrong with the outputs of the shrunk network, in words; None if nothing is."""
-        with running(self.model), masked(graph, self.analysis.trace.slots, keep):
+        with running(self.model), masked(self.model, graph, self.analysis.trace.slots, keep):
             wanted = [call.run(self.model) for call in self.calls]
         found = self._run_shrunk(graph, keep, "eval")
         return compare_outputs(wanted, found)

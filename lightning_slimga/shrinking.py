@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.slots import Slot
+from lightning_slimga.graph.slots import Slot, tensor_at
 from lightning_slimga.plan import PruningPlan, TensorCut
 from lightning_slimga.transaction import Transaction
 
@@ -39,7 +39,9 @@ def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Pruning
 
 
 @contextmanager
-def masked(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Iterator[None]:
+def masked(
+    model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot], keep: Mask
+) -> Iterator[None]:
     """Zero every slice of a removed channel, where it is written and where it is read.
 
     A channel whose value is not zero although its weights are (``sigmoid(0)``) is read through
@@ -52,7 +54,9 @@ def masked(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Iterator[
                 gone = np.flatnonzero(~_live(bits, keep))
                 if name not in graph.zeroed or not gone.size:
                     continue
-                data = slots[name].tensor.data
+                tensor = tensor_at(model, slots[name].places[0])
+                assert tensor is not None
+                data = tensor.data
                 saved.append((data, data.clone()))
                 data.index_fill_(dim, torch.from_numpy(gone).to(data.device), 0)
         yield

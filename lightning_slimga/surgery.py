@@ -15,6 +15,7 @@ from lightning_slimga.calls import calls_from_example
 from lightning_slimga.graph.analysis import analyse, running
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
+from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
@@ -118,6 +119,11 @@ class ChannelSurgery:
     def counts(self, keep: Any) -> npt.NDArray[np.int64]:
         """Kept channels per layer: shape (layers,), or (population, layers)."""
         bits = _as_array(keep)
+        if bits.ndim not in (1, 2) or bits.shape[-1] != self.num_channels:
+            raise ValueError(
+                f"Expected argument `keep` to be of shape ({self.num_channels},) or (population,"
+                f" {self.num_channels}), one bit per removable channel, but got {bits.shape}."
+            )
         if not self.layers:
             return np.zeros((*bits.shape[:-1], 0), dtype=np.int64)
         starts = [layer.slice.start for layer in self.layers]
@@ -141,13 +147,16 @@ class ChannelSurgery:
     @contextmanager
     def masked(self, keep: Any) -> Iterator[None]:
         """Let the full-size model compute what the shrunk one computes; restored bit for bit."""
-        with masked(self._graph, self._slots, self._checked(keep)):
+        mask = self._checked(keep)
+        plan_cut(self._graph, self._slots, mask).check(self.model)
+        with masked(self.model, self._graph, self._slots, mask):
             yield
 
     @contextmanager
     def shrunk(self, keep: Any) -> Iterator[None]:
         """Make the model really small inside the block; the same tensors come back after it."""
         plan = plan_cut(self._graph, self._slots, self._checked(keep))
+        plan.check(self.model)
         with swapped_in(plan, self.model):
             yield
 
@@ -237,7 +246,7 @@ class ChannelSurgery:
         total = np.zeros(layer.num_channels)
         times = np.zeros(layer.num_channels)
         for name in layer.gamma or ():
-            gamma = self._slots[name].tensor.detach().double().abs().cpu().numpy()
+            gamma = self._tensor(name).abs().cpu().numpy()
             self._accumulate(total, times, layer, (name, 0), gamma)
         return total / np.maximum(times, 1)
 
@@ -246,10 +255,15 @@ class ChannelSurgery:
         for name, dim in layer.tensors:
             slot = self._slots[name]
             if slot.is_parameter and slot.tensor.dim() > 1 and dim == 0:
-                weight = slot.tensor.detach().double()
+                weight = self._tensor(name)
                 energy = weight.pow(2).flatten(1).sum(1).cpu().numpy()
                 self._accumulate(total, np.zeros_like(total), layer, (name, dim), energy)
         return np.sqrt(total)
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        tensor = tensor_at(self.model, self._slots[name].places[0])
+        assert tensor is not None
+        return tensor.detach().double()
 
     def _accumulate(
         self,

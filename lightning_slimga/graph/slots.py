@@ -46,6 +46,16 @@ def find_slots(model: nn.Module) -> dict[str, Slot]:
     }
 
 
+def tensor_at(model: nn.Module, place: tuple[str, str]) -> Tensor | None:
+    """The parameter or buffer that ``model`` holds at ``(module name, attribute)`` now, if any."""
+    try:
+        module = model.get_submodule(place[0])
+    except AttributeError:
+        return None
+    found = module._parameters.get(place[1])
+    return module._buffers.get(place[1]) if found is None else found
+
+
 def _own_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor, bool]]:
     for module_name, module in model.named_modules():
         for attribute, parameter in module._parameters.items():

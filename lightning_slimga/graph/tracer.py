@@ -294,10 +294,18 @@ class Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         arguments = _bind(func, args, kwargs)
+        if torch.Tag.inplace_view in func.tags:
+            arguments[0] = self._as_it_is(arguments[0])
+        out = func(*args, **kwargs)
         self._propagate(Op(self, func, arguments, list(tensors_in(out))))
         return out
+
+    def _as_it_is(self, tensor: Tensor) -> Tensor:
+        """An alias that keeps the present shape and labels when an op gives ``tensor`` others."""
+        alias = tensor.detach()
+        self._labels[alias] = self.lookup(tensor)
+        return alias
 
     def _propagate(self, op: Op) -> None:
         inputs = [self.lookup(t) for t in tensors_in(op.arguments)]

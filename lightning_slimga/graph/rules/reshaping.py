@@ -133,6 +133,18 @@ def repeat(op: Op, x: Tensor, repeats: list[int]) -> Labels:
     ]
 
 
+@rule("aten::as_strided")
+def as_strided(op: Op, x: Tensor, _size: Any, strides: list[int], offset: Any = None) -> Labels:
+    """(…) -> the same shape and order in memory (as channels-last pooling does it), else frozen."""
+    out = op.outputs[0]
+    moved = x.shape != out.shape or offset not in (None, x.storage_offset())
+    pairs = zip(x.shape, x.stride(), strides, strict=False)
+    if moved or any(n > 1 and a != b for n, a, b in pairs):
+        op.freeze_all(x, "read by strides")
+        return [None] * out.dim()
+    return op.labels(x)
+
+
 @rule("aten::permute", "aten::permute_copy")
 def permute(op: Op, x: Tensor, dims: list[int]) -> Labels:
     """dimensions in another order."""
