@@ -1,0 +1,189 @@
+"""What no trace can see is found by running the small network, and frozen with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_slimga.proof import compare_outputs
+from lightning_slimga.surgery import ChannelSurgery
+from tests.networks.checks import (
+    assert_exact,
+    assert_macs_exact,
+    assert_same,
+    random_mask,
+    snapshot,
+    train_a_step,
+)
+
+
+class Block(nn.Module):
+    """Three convolutions; ``trick`` runs between the first and the second."""
+
+    def __init__(self, trick: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 8, 1), nn.Conv2d(8, 4, 1)
+        self.trick, self.scale = trick, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.trick(self, torch.sigmoid(self.a(x)))
+        return self.c(torch.relu(self.b(a)))
+
+
+def _hard_view(_: nn.Module, a: Tensor) -> Tensor:
+    return a.view(2, 6, 16).view(2, 6, 4, 4)
+
+
+def _hard_slice(_: nn.Module, a: Tensor) -> Tensor:
+    return torch.cat([a[:, 4:], a[:, :4]], 1)
+
+
+def _hard_zeros(_: nn.Module, a: Tensor) -> Tensor:
+    return a + torch.zeros(6, 1, 1, dtype=a.dtype)
+
+
+def _hard_number(_: nn.Module, a: Tensor) -> Tensor:
+    return a * (a.shape[1] / 6)
+
+
+def _hidden_by_zero(block: nn.Module, a: Tensor) -> Tensor:
+    return a * (1 + block.scale * a.shape[1])
+
+
+def _hard_in_training(block: nn.Module, a: Tensor) -> Tensor:
+    return a.view(2, 6, 4, 4) if block.training else a
+
+
+def _hard_branch(_: nn.Module, a: Tensor) -> Tensor:
+    if a.shape[1] != 6:
+        raise ValueError("six channels, please")
+    return a
+
+
+def _sorted(_: nn.Module, a: Tensor) -> Tensor:
+    return a.sort(dim=1).values
+
+
+def _through_numpy(_: nn.Module, a: Tensor) -> Tensor:
+    return a + torch.from_numpy(a.detach().numpy().mean(1, keepdims=True))
+
+
+TRICKS = {
+    "view": (_hard_view, "a size is written into the code|small network fails"),
+    "slice": (_hard_slice, "a size is written into the code"),
+    "zeros": (_hard_zeros, "small network fails|a size is written"),
+    "number": (_hard_number, r"output \[0\] differs"),
+    "hidden by zero": (_hidden_by_zero, r"output \[0\] differs"),
+    "training": (_hard_in_training, "small network fails|a size is written"),
+    "branch": (_hard_branch, "six channels, please"),
+    "sort": (_sorted, "entries along this dimension are mixed"),
+    "numpy": (_through_numpy, r"output \[0\] differs"),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_what_the_trace_cannot_see_freezes_that_layer_alone(trick: str) -> None:
+    function, reason = TRICKS[trick]
+    model = Block(function).double()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    before = snapshot(model)
+    surgery = ChannelSurgery(model, x)
+    assert_same(before, snapshot(model))
+    assert [layer.name for layer in surgery.layers] == ["b"]
+    reasons = {why for name, dim, _, why in surgery.frozen if (name, dim) == ("a.weight", 0)}
+    assert len(reasons) == 1
+    assert re.search(reason, reasons.pop())
+    keep = random_mask(surgery)
+    assert_exact(surgery, x, keep)
+    assert_macs_exact(surgery, x, keep)
+    surgery.apply(keep)
+    train_a_step(model, x, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+class Repeated(nn.Module):
+    """A hard-coded view in every block: one failure must settle them all."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Piece() for _ in range(depth))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        COUNTER.append(1)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+class Piece(nn.Module):
+    """6 -> 8 (hard-coded) -> 10 -> 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 10), nn.Linear(10, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.a(x)).view(-1, 2, 4).flatten(1)
+        return self.c(torch.relu(self.b(hidden)))
+
+
+COUNTER: list[int] = []
+
+
+def test_the_same_line_of_code_is_frozen_everywhere_at_once() -> None:
+    model, x = Repeated(12), torch.randn(3, 6)
+    COUNTER.clear()
+    surgery = ChannelSurgery(model, x)
+    assert len(COUNTER) <= 12
+    assert [layer.name for layer in surgery.layers if ".b" in layer.name] == [
+        f"blocks.{i}.b" for i in range(12)
+    ]
+    assert not any(".a" in layer.name for layer in surgery.layers)
+
+
+def test_a_proof_that_holds_costs_a_handful_of_forward_passes() -> None:
+    model = Repeated(0)
+    COUNTER.clear()
+    ChannelSurgery(model, torch.randn(3, 6))
+    assert len(COUNTER) <= 5
+
+
+def test_control_flow_that_depends_on_values_does_not_blame_anyone() -> None:
+    class Early(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.sigmoid(self.a(x))
+            if float(x.sum()) > 1e9:
+                hidden = hidden * 2
+            for _ in range(int(x.abs().sum() * 0) + 2):
+                hidden = torch.sigmoid(self.b(hidden))
+            return self.c(hidden)
+
+    model, x = Early().double(), torch.randn(3, 4, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    assert surgery.num_channels == 6
+    assert_exact(surgery, x, random_mask(surgery))
+
+
+def test_comparing_outputs() -> None:
+    a = torch.randn(3, 4)
+    assert compare_outputs([a], [a.clone()]) is None
+    assert compare_outputs([a], [a * (1 + 1e-6)]) is None
+    assert "differs by" in str(compare_outputs([{"x": a}], [{"x": a + 1}]))
+    assert "[0.x]" in str(compare_outputs([{"x": a}], [{"x": a + 1}]))
+    assert "another shape" in str(compare_outputs([a], [a[:2]]))
+    assert "another number of tensors" in str(compare_outputs([a], [a, a]))
+    nan = a.clone()
+    nan[0, 0] = float("nan")
+    assert compare_outputs([nan], [nan.clone()]) is None
+    assert "differs by inf" in str(compare_outputs([a], [nan]))
+    double = a.double()
+    assert compare_outputs([double], [double * (1 + 1e-12)]) is None
+    assert compare_outputs([double], [double * (1 + 1e-6)]) is not None
