@@ -12,9 +12,7 @@ from lightning_slimga.calls import Call
 from lightning_slimga.model_state import preserved
 
 
-def measure_latency(
-    model: nn.Module, calls: Sequence[Call], *, min_run_time: float = 0.2
-) -> float:
+def measure_latency(model: nn.Module, calls: Sequence[Call], *, min_run_time: float = 0.2) -> float:
     """Median time of the calls in evaluation mode, on the model's device.
 
     Args:

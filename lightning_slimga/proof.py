@@ -84,7 +84,9 @@ class Lockstep(TorchDispatchMode):
         return None
 
     def _compare(self, record: OpRecord, found: list[tuple[int, ...]]) -> None:
-        labelled = any(d is not None for labels in (*record.inputs, *record.outputs) for d in labels)
+        labelled = any(
+            d is not None for labels in (*record.inputs, *record.outputs) for d in labels
+        )
         for shape, full, labels in zip(found, record.shapes, record.outputs, strict=True):
             expected = tuple(
                 n if dim is None else n - self._gone(dim)

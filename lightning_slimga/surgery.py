@@ -15,8 +15,8 @@ from lightning_slimga.calls import calls_from_example
 from lightning_slimga.graph.analysis import analyse, running
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
-from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled
+from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof, compare_outputs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 
 from lightning_slimga.calls import narrowed
 from lightning_slimga.latency import measure_latency
@@ -17,7 +17,8 @@ from lightning_slimga.report.progress import SearchProgress
 from lightning_slimga.search import GeneticSearch
 
 if TYPE_CHECKING:
-    from lightning_slimga.callbacks.pruning_run import PruningRun, SearchSettings
+    from lightning_slimga.callbacks.pruning_run import PruningRun
+    from lightning_slimga.callbacks.settings import SearchSettings
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -98,7 +99,7 @@ class Announcer:
     def _say(self, text: str) -> None:
         self._last_line = time.monotonic()
         bar = self.trainer.progress_bar_callback
-        if bar is None or not bar.is_enabled:
+        if bar is None or not getattr(bar, "is_enabled", True):
             rank_zero_info(text)
         elif self.trainer.is_global_zero:
             bar.print(text)
@@ -127,9 +128,7 @@ def _gamma_after(run: PruningRun, before: dict[str, list[float]]) -> dict[str, l
     """γ of the channels that were kept; values are those of the moment of surgery."""
     return {
         layer.name: [
-            g
-            for g, kept in zip(before[layer.name], run.mask[layer.slice], strict=True)
-            if kept
+            g for g, kept in zip(before[layer.name], run.mask[layer.slice], strict=True) if kept
         ]
         for layer in run.surgery.layers
         if layer.gamma

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.budget import check_budget
 from lightning_slimga.callbacks.internals import (
@@ -15,7 +15,8 @@ from lightning_slimga.callbacks.internals import (
     refuse_unsupported_strategy,
     remove_checkpoint_hooks,
 )
-from lightning_slimga.callbacks.pruning_run import PruningRun, SearchSettings
+from lightning_slimga.callbacks.pruning_run import PruningRun
+from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.checkpoint import apply_plans, read_plans, store_plans
 from lightning_slimga.plan import PruningPlan
 
@@ -70,14 +71,14 @@ class GeneticPruneCallback(pl.Callback):
         monitor: str,
         *,
         mode: Literal["min", "max"],
-        budget: dict[str, Union[int, float]],
+        budget: dict[str, int | float],
         prune_epoch: int,
         population_size: int = 24,
         generations: int = 9,
-        max_evaluations: Union[int, None] = None,
-        max_time: Union[float, None] = None,
-        patience: Union[int, None] = None,
-        fitness_batches: Union[int, float, None] = None,
+        max_evaluations: int | None = None,
+        max_time: float | None = None,
+        patience: int | None = None,
+        fitness_batches: int | float | None = None,
         recalibration_batches: int = 4,
         min_channels: int = 1,
         round_to: int = 1,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
@@ -26,59 +25,14 @@ from lightning_slimga.callbacks.internals import (
     training_batches,
 )
 from lightning_slimga.callbacks.search_file import SearchFile
+from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call, narrowed
-from lightning_slimga.plan import PruningPlan
 from lightning_slimga.recalibration import recalibrate, recalibrated
 from lightning_slimga.search import GeneticSearch, SearchSpace
 from lightning_slimga.shrinking import Mask
 from lightning_slimga.surgery import ChannelSurgery
 
 _SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """The arguments of a GeneticPruneCallback that its runs need; see there."""
-
-    monitor: str
-    mode: str
-    budget: Mapping[str, int | float]
-    population_size: int
-    generations: int
-    max_evaluations: int | None
-    max_time: float | None
-    patience: int | None
-    fitness_batches: int | float | None
-    recalibration_batches: int
-    min_channels: int
-    round_to: int
-    ignore: tuple[str, ...]
-    only_scaled: bool
-    allow_approximate: bool
-    evaluation_factor: bool
-    reset_monitors: bool
-    seed: int
-    report: bool
-
-
-@dataclass
-class PruningResult:
-    """What a run leaves behind.
-
-    Attributes:
-        plan: the applied plan; None where the budget was met already.
-        history: the generations, plain data.
-        seeds: fitness of the masks that need no search, by name.
-        timings: seconds by part of the run.
-        fitness: metric of the dense network, of the winner in the search, and of the winner on
-            all validation data.
-    """
-
-    plan: PruningPlan | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seeds: dict[str, float] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    fitness: dict[str, float] = field(default_factory=dict)
 
 
 class PruningRun:
@@ -145,7 +99,10 @@ class PruningRun:
         with self._timed("surgery"):
             self._cut(self.mask)
         self._file.remove()
-        self._announcer.finish(self)
+        try:
+            self._announcer.finish(self)
+        except Exception as error:  # the network is small already: a report must not end the fit
+            rank_zero_warn(f"the pruning report could not be written: {error!r}")
         return self.result
 
     def _prepare(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -81,6 +82,21 @@ class PruningReport:
             raise ValueError(
                 f"Expected argument `mode` to be 'max' or 'min', but got {self.mode!r}."
             )
+
+    def best_seeds(self) -> dict[str, float]:
+        """Return the seeds by readable name; of numbered ones (``random_3``) the best alone."""
+        groups: dict[str, list[float]] = {}
+        for name, value in self.seeds.items():
+            groups.setdefault(re.sub(r"_\d+$", "", name).replace("_", " "), []).append(value)
+        sign = 1.0 if self.mode == "max" else -1.0
+
+        def worth(value: float) -> float:
+            return -math.inf if math.isnan(value) else sign * value
+
+        return {
+            name if len(values) == 1 else f"{name}, best of {len(values)}": max(values, key=worth)
+            for name, values in groups.items()
+        }
 
     def to_plain(self) -> dict[str, Any]:
         """Return the report as strict JSON values; NaN and infinities become None."""

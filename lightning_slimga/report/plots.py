@@ -47,7 +47,7 @@ def write_plots(folder: Path, report: PruningReport) -> list[str]:
 
 def gamma_figure(report: PruningReport) -> Figure:
     """Return the histogram of |γ| over all layers, before surgery and of the kept channels."""
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import StrMethodFormatter
 
     figure, axes = _canvas()
     before, after = (
@@ -58,7 +58,7 @@ def gamma_figure(report: PruningReport) -> Figure:
     axes.hist(before, bins=edges, color=BEFORE, label=f"before surgery ({before.size})")
     axes.hist(after, bins=edges, color=AFTER, label=f"kept ({after.size})", rwidth=0.6)
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_ylim(bottom=0.7)
     axes.set(xlabel="scaling factor |γ|", ylabel="channels", title="Scaling factors")
     axes.legend(frameon=False)
@@ -83,7 +83,7 @@ def fitness_figure(report: PruningReport) -> Figure:
     bottom, top = axes.get_ylim()
     reach = MAX_SEED_DISTANCE * (top - bottom)
     for (name, value), color, dash in zip(
-        report.seeds.items(), itertools.cycle(SEED_COLORS), itertools.cycle(SEED_DASHES)
+        report.best_seeds().items(), itertools.cycle(SEED_COLORS), itertools.cycle(SEED_DASHES)
     ):
         label = f"{name}  {value:.4f}"
         if bottom - reach < value < top + reach:

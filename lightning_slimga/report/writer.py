@@ -124,7 +124,7 @@ def _outcome(report: PruningReport) -> str:
 def _search(report: PruningReport) -> str:
     parts = []
     if report.seeds:
-        rows = [(name, f"{value:.4f}") for name, value in report.seeds.items()]
+        rows = [(name, f"{value:.4f}") for name, value in report.best_seeds().items()]
         rows.append(("**genetic search**", f"**{report.search_fitness:.4f}**"))
         parts.append(
             "The chosen mask beside masks found without the genetic search, all before "

@@ -40,3 +40,12 @@ def test_jsonable(value: object, expected: object) -> None:
 def test_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="`mode` to be 'max' or 'min', but got 'highest'"):
         example_report(mode="highest")
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 0.7), ("min", 0.2)])
+def test_numbered_seeds_are_shown_by_their_best(mode: str, best: float) -> None:
+    seeds = {"gamma_threshold": 0.5, "random_0": math.nan, "random_1": 0.7, "random_2": 0.2}
+    assert example_report(mode=mode, seeds=seeds).best_seeds() == {
+        "gamma threshold": 0.5,
+        "random, best of 3": best,
+    }

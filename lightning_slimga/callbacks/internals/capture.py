@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
 
@@ -86,7 +86,6 @@ def _record(
         stack.enter_context(muted(trainer))
         stack.enter_context(in_stage(trainer, _STAGES[step]))
         stack.enter_context(swapped(pl_module, log=_drop, log_dict=_drop))
-        stack.enter_context(_eager())
         stack.enter_context(torch.no_grad())
         stack.enter_context(trainer.precision_plugin.forward_context())
         if torch.is_autocast_enabled(device):
@@ -165,13 +164,6 @@ def _recordable(pl_module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             continue  # a compiled module is recorded as the module that it was made of
         if next(module.parameters(), None) is not None:
             yield name, module
-
-
-def _eager() -> AbstractContextManager[Any]:
-    """Let compiled code run uncompiled, since it would ignore hooks added after compilation."""
-    if hasattr(torch.compiler, "set_stance"):  # torch >= 2.6
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-    return nullcontext()
 
 
 def _detached(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import lightning.pytorch as pl
@@ -117,6 +117,17 @@ def seeded(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
+def eager() -> AbstractContextManager[Any]:
+    """Let compiled code run uncompiled for a while (torch >= 2.6).
+
+    It would compile anew for each shape until it gives up for good, and it does not see hooks that
+    were added after compilation.
+    """
+    if hasattr(torch.compiler, "set_stance"):
+        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
+    return nullcontext()
+
+
 @contextmanager
 def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -> Iterator[None]:
     """Let the LightningModule run under its Trainer without a trace.
@@ -125,7 +136,8 @@ def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -
     metrics, the stop flag, random number generators, and what
     :func:`~lightning_slimga.model_state.preserved` covers of the LightningModule (buffers,
     train/eval flags, plain attributes, states of torchmetrics objects, gradients).
-    Meanwhile steps go around the DistributedDataParallel wrapper, whose work belongs to training.
+    Meanwhile steps go around the DistributedDataParallel wrapper, whose work belongs to training,
+    and compiled code runs uncompiled.
 
     Args:
         trainer: a Trainer inside `fit`.
@@ -144,6 +156,7 @@ def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -
     module = trainer.lightning_module
     with ExitStack() as stack:
         stack.enter_context(seeded(seed))
+        stack.enter_context(eager())
         stack.enter_context(swapped(trainer, **replaced))
         if trainer.strategy.model is not module:
             stack.enter_context(swapped(trainer.strategy, model=module))

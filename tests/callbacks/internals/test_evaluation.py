@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_slimga.callbacks.internals import FitnessEvaluator
@@ -257,6 +258,26 @@ def test_data_module_and_precision(precision: Any) -> None:
     arguments = {"precision": precision, "reload_dataloaders_every_n_epochs": 1}
     value, expected = at_batch_start(run, TinyNet(), Data(), **arguments)
     assert value == pytest.approx(expected, rel=1e-5 if precision[:2] in "3264" else 0.02)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo on `self.log`
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch >= 2.6")
+def test_a_compiled_module_is_not_compiled_for_every_candidate() -> None:
+    graphs = torch._dynamo.utils.counters["stats"]
+
+    def run(trainer: Any, module: Any) -> None:
+        evaluator = FitnessEvaluator(trainer, module, "val_acc")
+        before, full = graphs["unique_graphs"], (module.net, module.head)
+        for width in (3, 2, 1):
+            module.net = nn.Sequential(nn.Conv2d(1, width, 3), nn.Flatten())
+            module.head = nn.Linear(16 * width, 3)
+            x, y = data(40, seed=1).tensors
+            accuracy = (module.head(module.net(x)).argmax(1) == y).float().mean()
+            assert evaluator() == pytest.approx(float(accuracy))
+        module.net, module.head = full
+        assert graphs["unique_graphs"] == before > 0
+
+    at_batch_start(run, torch.compile(TinyNet(), backend="eager"))
 
 
 # --- no trace -----------------------------------------------------------------------------------
