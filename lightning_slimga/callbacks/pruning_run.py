@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
@@ -183,10 +183,10 @@ class PruningRun:
 
     def _fitness(self, mask: Mask, evaluator: FitnessEvaluator | None = None) -> float:
         """Metric of the shrunk candidate with statistics of its own."""
-        context = self.trainer.precision_plugin.forward_context
-        with self.surgery.shrunk(mask), self._timed("forward"):
-            with context(), recalibrated(self.module, self._recalibration):
-                value = (evaluator or self._evaluator)()
+        context = self.trainer.precision_plugin.forward_context()
+        statistics = recalibrated(self.module, self._recalibration)
+        with self.surgery.shrunk(mask), self._timed("forward"), context, statistics:
+            value = (evaluator or self._evaluator)()
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True
             rank_zero_warn(

@@ -1,10 +1,11 @@
-"""Showing the distribution of γ in those loggers that can."""
+"""What the sparsity callback tells: histograms in those loggers that can, and warnings."""
 
 from __future__ import annotations
 
 import sys
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 
@@ -30,3 +31,28 @@ def log_histogram(trainer: pl.Trainer, name: str, values: Tensor) -> None:
             # Whoever has such a logger has imported wandb.
             histogram = sys.modules["wandb"].Histogram(data.numpy())
             logger.log_metrics({name: histogram}, step=trainer.global_step)
+
+
+def warn_unmoved(epoch: int, strength: float, before: float, after: float) -> None:
+    """Say that a whole epoch of penalty has not moved γ toward zero.
+
+    Args:
+        epoch: The epoch.
+        strength: λ.
+        before: R(γ) at its start.
+        after: R(γ) at its end.
+    """
+    rank_zero_warn(
+        f"SparsityCallback: γ has not moved toward zero in epoch {epoch}: the penalty R(γ) went "
+        f"from {before:.6g} to {after:.6g}. λ = {strength:g} is too small for this loss, γ is in "
+        "no optimizer, or the learning rate is still rising. Try a larger `strength`."
+    )
+
+
+def warn_no_steps(batches: int) -> None:
+    """Say that no optimizer step was seen in so many batches."""
+    rank_zero_warn(
+        f"SparsityCallback saw {batches} training batches but no optimizer step: the penalty never "
+        "acted. Under manual optimization step the optimizers of `self.optimizers()`, not the raw "
+        "torch ones, or use `proximal=True`."
+    )
