@@ -45,7 +45,6 @@ def _reset_checkpoint(callback: Any) -> None:
     callback.kth_value = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
     if hasattr(callback, "_last_global_step_saved"):
         # The weights have changed although the step has not: the next save must not be skipped.
-        # (0 at the start of a fit; no step is -1, which Lightning 2.6 and older accept alike.)
         callback._last_global_step_saved = -1
 
 
