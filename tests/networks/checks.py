@@ -29,13 +29,17 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 tensor.copy_(values)
 
 
-def random_mask(surgery: ChannelSurgery, seed: int = 0, share: float = 0.5) -> Tensor:
-    """Keep about ``share`` of the channels, at least one of every layer."""
+def random_mask(
+    surgery: ChannelSurgery, seed: int = 0, share: float = 0.5, least: int = 1
+) -> Tensor:
+    """Keep about ``share`` of the channels, at least ``least`` of every layer."""
     generator = np.random.Generator(np.random.PCG64(seed))
     keep = generator.random(surgery.num_channels) < share
     for layer in surgery.layers:
-        if not keep[layer.slice].any():
-            keep[generator.integers(layer.slice.start, layer.slice.stop)] = True
+        missing = least - int(keep[layer.slice].sum())
+        gone = layer.slice.start + np.flatnonzero(~keep[layer.slice])
+        if missing > 0:
+            keep[generator.permutation(gone)[:missing]] = True
     return torch.from_numpy(keep)
 
 
