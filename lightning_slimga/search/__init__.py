@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from lightning_slimga.search.controls import HillClimbing, RandomSearch
 from lightning_slimga.search.factor import EvaluationFactor
 from lightning_slimga.search.genetic import GeneticSearch, Rates
 from lightning_slimga.search.space import Budget, SearchSpace
 
-__all__ = ["Budget", "EvaluationFactor", "GeneticSearch", "Rates", "SearchSpace"]
+__all__ = [
+    "Budget",
+    "EvaluationFactor",
+    "GeneticSearch",
+    "HillClimbing",
+    "RandomSearch",
+    "Rates",
+    "SearchSpace",
+]

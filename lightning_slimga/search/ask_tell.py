@@ -276,9 +276,11 @@ class AskTellSearch(ABC):
 
     def _complete(self, cohort: list[Individual]) -> None:
         """Close a generation: learn from it and write it down."""
+        told = [one for one in cohort if one.key in self._archive]
+        for one in told:  # in the order of asking, so that the order of telling makes no difference
+            self._archive[one.key] = self._archive.pop(one.key)
         self._learn(cohort)
         self.generation += 1
-        told = [one for one in cohort if one.key in self._archive]
         finite = [m for m in map(_metric, told) if math.isfinite(m)]
         best = self._ranked(1)
         self._history.record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_slimga.search.operators import (
     swap_borderline,
 )
 from lightning_slimga.search.repair import resize
+from lightning_slimga.search.screening import WidthModel
 from lightning_slimga.search.seeds import random_masks, random_widths, rankings
 from lightning_slimga.search.space import SearchSpace
 from lightning_slimga.search.widths import BoolArray, FloatArray
@@ -35,6 +37,7 @@ class Rates:
         noise: noise on the factor when they are.
         learning: rate of the evaluation factor.
         flips: share of the bits flipped without layer operators.
+        siblings: children from which screening takes the one that is evaluated.
     """
 
     parents: float = 1 / 3
@@ -44,6 +47,7 @@ class Rates:
     noise: float = 0.15
     learning: float = 0.3
     flips: float = 0.02
+    siblings: int = 8
 
 
 class GeneticSearch(AskTellSearch):
@@ -66,6 +70,8 @@ class GeneticSearch(AskTellSearch):
         evaluation_factor: let the factor learn; otherwise it stays the normalised score.
         layer_operators: vary whole layers; otherwise single bits.
         seeds: start from the seeds; otherwise from random widths alone.
+        screening: evaluate of several siblings the one that a model of the told candidates
+            finds most promising.
         repair: bring children under budget; otherwise those above count as worst, unevaluated.
         rates: constants of the variation.
 
@@ -87,6 +93,7 @@ class GeneticSearch(AskTellSearch):
         evaluation_factor: bool = True,
         layer_operators: bool = True,
         seeds: bool = True,
+        screening: bool = True,
         repair: bool = True,
         rates: Rates | None = None,
     ) -> None:
@@ -107,6 +114,7 @@ class GeneticSearch(AskTellSearch):
         self.rates = rates or Rates()
         self._layer_operators = layer_operators
         self._repair = repair
+        self._siblings = self.rates.siblings if screening else 1
         learning = self.rates.learning if evaluation_factor else 0.0
         self._factor = EvaluationFactor(space, rate=learning)
         named = rankings(space) if seeds else {}
@@ -141,6 +149,25 @@ class GeneticSearch(AskTellSearch):
         return resize(masks, counts, self.space.layer_ids, self._factor.values)
 
     def _variation(self) -> BoolArray:
+        children = np.stack([self._children() for _ in range(self._siblings)])
+        promise = self._promise(children.reshape(-1, self.space.num_channels))
+        first = promise.reshape(children.shape[:2]).argmax(axis=0)
+        chosen: BoolArray = children[first, np.arange(children.shape[1])]
+        return chosen
+
+    def _promise(self, masks: BoolArray) -> FloatArray:
+        told = [one for one in self._archive.values() if math.isfinite(one.fitness.wvalues[0])]
+        fitness = np.array([one.fitness.wvalues[0] for one in told])
+        if self._siblings == 1 or len(np.unique(fitness)) < 2:
+            return np.zeros(len(masks))
+        model = WidthModel(self._widths(stack(told, self.space.num_channels)), fitness)
+        return model.promise(self._widths(masks))
+
+    def _widths(self, masks: BoolArray) -> FloatArray:
+        # Without repair a layer may be empty, and widths are compared by their logs.
+        return np.maximum(self.space.counts(masks), 1).astype(np.float64)
+
+    def _children(self) -> BoolArray:
         count = self.population_size
         elite = stack(self._ranked(self._num_parents), self.space.num_channels)
         if not len(elite):  # without repair a generation may hold nothing feasible
@@ -155,7 +182,7 @@ class GeneticSearch(AskTellSearch):
             self.space, children, factor, self._rng, rate=rates.swap, noise=rates.noise
         )
         widths = shift_widths(
-            self.space.counts(children).astype(np.float64),
+            self._widths(children),
             self._rng,
             layers=rates.layers,
             sigma=rates.sigma,

@@ -114,5 +114,6 @@ def mix_bits(
     """
     chosen = rng.choice(len(parents), (2, count), p=rank_weights(len(parents)))
     shape = (count, space.num_channels)
-    children = np.where(rng.random(shape) < 0.5, parents[chosen[0]], parents[chosen[1]])
-    return np.asarray(children ^ (rng.random(shape) < rate), dtype=np.bool_)
+    mixed = np.where(rng.random(shape) < 0.5, parents[chosen[0]], parents[chosen[1]])
+    children: BoolArray = mixed ^ (rng.random(shape) < rate)
+    return children

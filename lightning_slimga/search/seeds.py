@@ -28,8 +28,7 @@ def rankings(space: SearchSpace) -> dict[str, BoolArray]:
 def random_widths(space: SearchSpace, rng: np.random.Generator, count: int) -> FloatArray:
     """Draw widths, shape (count, L), log-normal around half of each layer; repair scales them."""
     spread = np.exp(_SPREAD * rng.standard_normal((count, space.num_layers)))
-    widths: FloatArray = 0.5 * space.grid.size * spread
-    return widths
+    return np.asarray(0.5 * space.grid.size * spread, dtype=np.float64)
 
 
 def random_masks(
@@ -69,5 +68,4 @@ def _saving(space: SearchSpace) -> FloatArray:
     for budget in space.budgets:
         most, less = (np.asarray(budget.cost(c), dtype=np.float64) for c in (full, fewer))
         saved += (most - less) / budget.limit
-    saved = np.maximum(saved, np.finfo(np.float64).tiny)  # free channels rank highest
-    return saved
+    return np.maximum(saved, np.finfo(np.float64).tiny)  # free channels rank highest

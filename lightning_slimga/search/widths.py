@@ -52,9 +52,11 @@ class WidthGrid:
 
     def counts(self, levels: IntArray) -> IntArray:
         """Return the kept channels at `levels`, shape (..., L)."""
-        return np.minimum(self.lowest + levels * self.step, self.size)
+        counts: IntArray = np.minimum(self.lowest + levels * self.step, self.size)
+        return counts
 
     def levels(self, widths: IntArray | FloatArray) -> IntArray:
         """Return the highest levels not wider than `widths` (at least level 0), shape (..., L)."""
         below = np.floor((widths - self.lowest) / self.step).astype(np.int64)
-        return np.where(widths >= self.size, self.top, np.clip(below, 0, self.top))
+        inside = np.clip(below, 0, self.top)
+        return np.asarray(np.where(widths >= self.size, self.top, inside), dtype=np.int64)
