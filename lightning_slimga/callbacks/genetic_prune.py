@@ -169,9 +169,9 @@ class GeneticPruneCallback(pl.Callback):
             return
         self._run = PruningRun(trainer, pl_module, self.settings, self._search_state)
         try:
-            result = self._run.execute(self._keep_search_state)
+            result = self._run.execute()
         finally:
-            self._run = None
+            self._search_state, self._run = self._run.search_state, None
         self._finished, self._search_state = True, None
         self.history, self.timings = result.history, result.timings
         if result.plan is not None:
@@ -197,7 +197,7 @@ class GeneticPruneCallback(pl.Callback):
             "finished": self._finished,
             "history": self.history,
             "timings": self.timings,
-            "search": self._search_state,
+            "search": self._run.search_state if self._run else self._search_state,
             "plans": [plan.state_dict() for plan in self._plans],
         }
 
@@ -208,9 +208,6 @@ class GeneticPruneCallback(pl.Callback):
         self._search_state = state_dict["search"]
         self._plans = [PruningPlan.from_state_dict(plan) for plan in state_dict["plans"]]
         self.plan = self._plans[-1] if self._plans else None
-
-    def _keep_search_state(self, state: dict[str, Any]) -> None:
-        self._search_state = state
 
     def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring a full-size module to the checkpoint's size before its weights are loaded."""

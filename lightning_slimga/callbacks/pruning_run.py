@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,11 +17,15 @@ from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
 from lightning_slimga.callbacks.internals import (
     FitnessEvaluator,
+    average_over_ranks,
     averaged_models,
     broadcast,
     capture_calls,
     rebuild_ddp,
+    require_agreement,
     reset_monitors,
+    share_buffers,
+    share_calls,
     training_batches,
 )
 from lightning_slimga.callbacks.search_file import SearchFile
@@ -63,14 +67,19 @@ class PruningRun:
         self.full_state = _own_state(pl_module)
         self._file = SearchFile(trainer, pl_module, repr(settings))
         self._state = state if state is not None else self._file.read()
+        self._search: GeneticSearch | None = None
         self._warned_nan = False
 
-    def execute(self, keep_state: Callable[[dict[str, Any]], None]) -> PruningResult:
+    @property
+    def search_state(self) -> dict[str, Any] | None:
+        """Where the search stands, plain data; None before it has begun."""
+        return self._state if self._search is None else self._search.state_dict()
+
+    def execute(self) -> PruningResult:
         """Run everything.
 
-        Args:
-            keep_state: receives the search's state (plain data) after every evaluation. On disk
-                it is written after every generation, and when something ends the search.
+        The state of the search is written to disk after every generation, and when something ends
+        the search before its time.
 
         Returns:
             What came out; the module is small now, unless its budget was met already.
@@ -94,7 +103,7 @@ class PruningRun:
             return self.result
         search = self._make_search(space)
         with self._timed("search"):
-            self._search(search, keep_state)
+            self._run_search(search)
             self.mask = self._choose(search)
         with self._timed("surgery"):
             self._cut(self.mask)
@@ -108,6 +117,7 @@ class PruningRun:
     def _prepare(self) -> None:
         """Collect how the network is run, try one evaluation, and analyse."""
         settings, trainer, module = self.settings, self.trainer, self.module
+        share_buffers(trainer, module)
         self._announcer = Announcer(trainer, settings)
         self._evaluator = FitnessEvaluator(
             trainer, module, settings.monitor, limit_batches=settings.fitness_batches
@@ -117,13 +127,14 @@ class PruningRun:
         batches = training_batches(trainer, module, count, settings.seed)
         training = capture_calls(trainer, module, batches, training=True)
         self._recalibration = training if settings.recalibration_batches else []
-        small, self.samples = _distinct_and_small(
-            capture_calls(trainer, module, batches[:1], training=False)
-        )
+        self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
+        evaluating = capture_calls(trainer, module, batches[:1], training=False)
+        small, samples = _distinct_and_small(evaluating)
+        small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
         self.surgery = ChannelSurgery(
             module,
             small,
-            training_inputs=_distinct_and_small(training)[0],
+            training_inputs=share_calls(trainer, _distinct_and_small(training)[0]),
             allow_approximate=settings.allow_approximate,
             ignore=settings.ignore,
             only_scaled=settings.only_scaled,
@@ -163,17 +174,19 @@ class PruningRun:
         )
         if self._state is not None:
             search.load_state_dict(self._state)
+        self._search = search
         return search
 
-    def _search(self, search: GeneticSearch, keep_state: Callable[[dict[str, Any]], None]) -> None:
+    def _run_search(self, search: GeneticSearch) -> None:
         self._announcer.start(search)
         try:
             while not search.done:
-                for mask in search.ask():
-                    search.tell([mask], [self._fitness(mask)])
-                    keep_state(search.state_dict())
-                    self._announcer.evaluated(search)
-                self._file.write(search.state_dict())
+                generation, mask = search.generation, search.ask()[0]
+                search.tell([mask], [self._fitness(mask)])
+                self._follow_rank_zero(search)
+                self._announcer.evaluated(search)
+                if search.generation > generation:
+                    self._file.write(search.state_dict())
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
             self._file.write(search.state_dict())
             raise
@@ -181,10 +194,17 @@ class PruningRun:
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
 
+    def _follow_rank_zero(self, search: GeneticSearch) -> None:
+        """Keep the ranks' searches in step: clocks differ, and `max_time` decides by the clock."""
+        if self.trainer.world_size > 1:
+            state = broadcast(self.trainer, search.state_dict())
+            if not self.trainer.is_global_zero:
+                search.load_state_dict(state)
+
     def _fitness(self, mask: Mask, evaluator: FitnessEvaluator | None = None) -> float:
         """Metric of the shrunk candidate with statistics of its own."""
         context = self.trainer.precision_plugin.forward_context()
-        statistics = recalibrated(self.module, self._recalibration)
+        statistics = recalibrated(self.module, self._recalibration, self._average)
         with self.surgery.shrunk(mask), self._timed("forward"), context, statistics:
             value = (evaluator or self._evaluator)()
         if np.isnan(value) and not self._warned_nan:
@@ -214,6 +234,7 @@ class PruningRun:
         self._announcer.before(self)
         averaged = averaged_models(trainer)
         planned = self.surgery.plan(mask)
+        require_agreement(trainer, "what to cut", planned.to_json())
         for model in averaged:
             planned.check(model)
         plan = self.surgery.apply(mask, optimizers=trainer.optimizers)
@@ -221,7 +242,7 @@ class PruningRun:
             plan.apply(model)
         self.result.plan = plan
         with trainer.precision_plugin.forward_context():
-            recalibrate(module, self._recalibration)
+            recalibrate(module, self._recalibration, self._average)
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:
             reset_monitors(trainer)
