@@ -20,7 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback
 
-EPOCHS, PRUNE_EPOCH, BUDGET = 30, 15, 0.4
+EPOCHS, PRUNE_EPOCH, BUDGET = 40, 25, 0.4
 
 
 class Block(nn.Module):
@@ -74,9 +74,9 @@ class DigitClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> dict:
         """Return SGD whose learning rate rises and falls once over the whole fit."""
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
         steps = self.trainer.estimated_stepping_batches
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, pct_start=0.2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, steps, pct_start=0.2)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     tuned = fit(
         data,
         [
-            SparsityCallback(strength=3e-3),
+            SparsityCallback(strength=1e-2, penalty="l1"),
             GeneticPruneCallback(
                 monitor="val_acc", mode="max", budget={"macs": BUDGET}, prune_epoch=PRUNE_EPOCH
             ),

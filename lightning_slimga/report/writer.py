@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_slimga.report.data import PruningReport, jsonable
+from lightning_slimga.report.inspection import frozen_by_reason
 from lightning_slimga.report.table import (
     LAYER_HEADER,
     count,
@@ -147,12 +148,11 @@ def _search(report: PruningReport) -> str:
 
 
 def _frozen(report: PruningReport) -> str:
-    """Return one list item per reason; many tensors usually share a few reasons."""
-    names_by_reason: dict[str, dict[str, None]] = {}
-    for name, reason in report.frozen:
-        cause = reason.split(" (op ")[0]  # the same cause at another place is the same reason
-        names_by_reason.setdefault(cause, {})[f"`{name}`"] = None
-    return "\n".join(f"- {reason}: {', '.join(n)}" for reason, n in names_by_reason.items())
+    """Return one list item per reason."""
+    return "\n".join(
+        f"- {reason}: {', '.join(f'`{name}`' for name in names)}"
+        for reason, names in frozen_by_reason(report.frozen)
+    )
 
 
 def _pairs(title: str, values: dict[str, Any]) -> str:

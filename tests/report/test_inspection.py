@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from lightning_slimga.report.inspection import describe
+from lightning_slimga.report.inspection import describe, frozen_by_reason
 from lightning_slimga.surgery import ChannelSurgery
 
 
@@ -17,11 +17,19 @@ def test_description_names_layers_costs_and_reasons() -> None:
     # 16 positions x 27 inputs x 8 channels, and 128 x 5; 224 + 16 + 645 parameters.
     assert lines[0].startswith("8 removable channels in 1 layers; 4.10 k MACs, 885 parameters")
     assert re.split(r"\s{2,}", lines[3])[:2] == ["0", "8"]
-    assert any("4.weight" in line and "output" in line for line in lines[4:])
+    assert any("  4: reaches the output" in line for line in lines[4:])
 
 
 def test_network_without_removable_channels() -> None:
     lines = describe(ChannelSurgery(nn.Linear(4, 2), torch.randn(1, 4))).splitlines()
     assert lines[0].startswith("0 removable channels in 0 layers")
     assert lines[1] == "nothing can be removed"
-    assert any("weight" in line for line in lines[2:])
+    assert lines[2] == "what cannot go:"
+
+
+def test_a_cause_met_at_several_places_is_one_reason() -> None:
+    frozen = [("0", "window (op aten.convolution in 0)"), ("fc", "output"), ("0", "window")]
+    assert frozen_by_reason([*frozen, ("1", "window (op aten.convolution in 1)")]) == [
+        ("window", ["0", "1"]),
+        ("output", ["fc"]),
+    ]
