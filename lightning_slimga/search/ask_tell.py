@@ -74,6 +74,10 @@ class AskTellSearch(ABC):
 
     # ---- what a search defines -----------------------------------------------------------
 
+    def _candidate(self, mask: BoolArray) -> Individual:
+        """Return an individual without a metric."""
+        return Individual(mask, FITNESS[self.mode]())
+
     @abstractmethod
     def _first(self) -> BoolArray:
         """Return the masks of the first generation, shape (P, C)."""
@@ -225,7 +229,7 @@ class AskTellSearch(ABC):
         self._proceed()
 
     def _revive(self, key: str, metric: float | None) -> Individual:
-        individual = Individual(decode_mask(key, self.space.num_channels), FITNESS[self.mode]())
+        individual = self._candidate(decode_mask(key, self.space.num_channels))
         if metric is not None:
             individual.rate(metric)
         return individual
@@ -262,7 +266,7 @@ class AskTellSearch(ABC):
         found: dict[str, Individual] = {}
         for _ in range(_ATTEMPTS):
             for mask in propose():
-                individual = Individual(mask, FITNESS[self.mode]())
+                individual = self._candidate(mask)
                 if individual.key not in self._archive:
                     found.setdefault(individual.key, individual)
             if len(found) >= room:

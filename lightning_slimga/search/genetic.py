@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,41 +12,18 @@ from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.factor import EvaluationFactor
 from lightning_slimga.search.individual import Individual, encode_mask, stack
 from lightning_slimga.search.operators import (
-    exchange_layers,
+    draw_layers,
+    inherit_layers,
     mix_bits,
     shift_widths,
     swap_borderline,
 )
+from lightning_slimga.search.rates import Rates
 from lightning_slimga.search.repair import resize
-from lightning_slimga.search.screening import WidthModel
+from lightning_slimga.search.screening import PromiseModel, proportions
 from lightning_slimga.search.seeds import random_masks, random_widths, rankings
 from lightning_slimga.search.space import SearchSpace
 from lightning_slimga.search.widths import BoolArray, FloatArray
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Constants of the variation. They are ours, tuned with `benchmarks/search_quality.py`.
-
-    Attributes:
-        parents: share of the population size that breeds.
-        layers: layers whose width a mutation changes, on average.
-        sigma: standard deviation of the log of that change.
-        swap: share of the layers in which borderline channels are chosen anew.
-        noise: noise on the factor when they are.
-        learning: rate of the evaluation factor.
-        flips: share of the bits flipped without layer operators.
-        siblings: children from which screening takes the one that is evaluated.
-    """
-
-    parents: float = 1 / 3
-    layers: float = 4.0
-    sigma: float = 0.2
-    swap: float = 0.1
-    noise: float = 0.15
-    learning: float = 0.3
-    flips: float = 0.02
-    siblings: int = 8
 
 
 class GeneticSearch(AskTellSearch):
@@ -149,47 +125,47 @@ class GeneticSearch(AskTellSearch):
         return resize(masks, counts, self.space.layer_ids, self._factor.values)
 
     def _variation(self) -> BoolArray:
-        children = np.stack([self._children() for _ in range(self._siblings)])
-        promise = self._promise(children.reshape(-1, self.space.num_channels))
-        first = promise.reshape(children.shape[:2]).argmax(axis=0)
-        chosen: BoolArray = children[first, np.arange(children.shape[1])]
-        return chosen
-
-    def _promise(self, masks: BoolArray) -> FloatArray:
-        told = [one for one in self._archive.values() if math.isfinite(one.fitness.wvalues[0])]
-        fitness = np.array([one.fitness.wvalues[0] for one in told])
-        if self._siblings == 1 or len(np.unique(fitness)) < 2:
-            return np.zeros(len(masks))
-        model = WidthModel(self._widths(stack(told, self.space.num_channels)), fitness)
-        return model.promise(self._widths(masks))
-
-    def _widths(self, masks: BoolArray) -> FloatArray:
-        # Without repair a layer may be empty, and widths are compared by their logs.
-        return np.maximum(self.space.counts(masks), 1).astype(np.float64)
-
-    def _children(self) -> BoolArray:
-        count = self.population_size
         elite = stack(self._ranked(self._num_parents), self.space.num_channels)
         if not len(elite):  # without repair a generation may hold nothing feasible
-            return self._random(count)
-        factor = self._factor.values
-        if not self._layer_operators:
-            children = mix_bits(self.space, elite, count, self._rng, rate=self.rates.flips)
-            return self.space.repair(children, factor) if self._repair else children
-        rates = self.rates
-        children = exchange_layers(self.space, elite, count, self._rng)
+            return self._random(self.population_size)
+        if self._layer_operators:
+            return self._bred(elite)
+        children = mix_bits(
+            self.space, elite, self.population_size, self._rng, rate=self.rates.flips
+        )
+        if self._repair:
+            return self.space.repair(children, self._factor.values)
+        return children
+
+    def _bred(self, elite: BoolArray) -> BoolArray:
+        rates, factor = self.rates, self._factor.values
+        shape = (self._siblings, self.population_size, self.space.num_layers)
+        origin = draw_layers(len(elite), shape, self._rng)
+        inherited = self._counts(elite)[origin, np.arange(self.space.num_layers)]
+        widths = shift_widths(inherited, self._rng, layers=rates.layers, sigma=rates.sigma)
+        widths = np.clip(widths, self.space.grid.lowest, self.space.grid.size)
+        first = self._promise(proportions(widths)).argmax(axis=0), np.arange(self.population_size)
+        children = inherit_layers(self.space, elite, origin[first])
         children = swap_borderline(
             self.space, children, factor, self._rng, rate=rates.swap, noise=rates.noise
         )
-        widths = shift_widths(
-            self._widths(children),
-            self._rng,
-            layers=rates.layers,
-            sigma=rates.sigma,
-        )
         if self._repair:
-            return self.space.repair(children, factor, widths=widths)
-        return self._resized(children, widths)
+            return self.space.repair(children, factor, widths=widths[first])
+        return self._resized(children, widths[first])
+
+    def _promise(self, inputs: FloatArray) -> FloatArray:
+        """Return the promise of siblings, (S, P, D) -> (S, P)."""
+        told = [one for one in self._archive.values() if math.isfinite(one.fitness.wvalues[0])]
+        fitness = np.array([one.fitness.wvalues[0] for one in told])
+        if len(inputs) == 1 or len(np.unique(fitness)) < 2:
+            return np.zeros(inputs.shape[:2])
+        counts = self._counts(stack(told, self.space.num_channels))
+        model = PromiseModel(proportions(counts), fitness)
+        return model.promise(inputs.reshape(-1, inputs.shape[-1])).reshape(inputs.shape[:2])
+
+    def _counts(self, masks: BoolArray) -> FloatArray:
+        # Without repair a layer may be empty, and widths are compared by their logs.
+        return np.maximum(self.space.counts(masks), 1).astype(np.float64)
 
     @property
     def _num_parents(self) -> int:

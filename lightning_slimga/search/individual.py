@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from deap import base
@@ -25,7 +24,20 @@ class Lowest(base.Fitness):  # type: ignore[misc]
     weights = (-1.0,)
 
 
+class HighestAtCost(base.Fitness):  # type: ignore[misc]
+    """Fitness of a metric that should be high at a cost that should be low."""
+
+    weights = (1.0, -1.0)
+
+
+class LowestAtCost(base.Fitness):  # type: ignore[misc]
+    """Fitness of a metric that should be low at a cost that should be low."""
+
+    weights = (-1.0, -1.0)
+
+
 FITNESS = {"max": Highest, "min": Lowest}
+FITNESS_AT_COST = {"max": HighestAtCost, "min": LowestAtCost}
 
 
 @dataclass
@@ -34,13 +46,15 @@ class Individual:
 
     Attributes:
         mask: True = keep, shape (C,).
-        fitness: DEAP fitness; not valid until the metric is known.
+        fitness: DEAP fitness of the metric and the costs; not valid until the metric is known.
         metric: the metric as told, NaN included; None until then.
+        costs: further objectives, known without evaluation.
     """
 
     mask: BoolArray
     fitness: base.Fitness
     metric: float | None = None
+    costs: tuple[float, ...] = ()
 
     @property
     def key(self) -> str:
@@ -51,11 +65,7 @@ class Individual:
         """Set the fitness. A metric that is not finite counts as worst."""
         self.metric = float(metric)
         worst = -math.inf * self.fitness.weights[0]
-        self.fitness.values = (self.metric if math.isfinite(metric) else worst,)
-
-    def row(self) -> list[Any]:
-        """Return the individual as plain data."""
-        return [self.key, self.metric]
+        self.fitness.values = (self.metric if math.isfinite(metric) else worst, *self.costs)
 
 
 def encode_mask(mask: BoolArray) -> str:

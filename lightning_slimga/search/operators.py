@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_slimga.search.space import SearchSpace
-from lightning_slimga.search.widths import BoolArray, FloatArray
+from lightning_slimga.search.widths import BoolArray, FloatArray, IntArray
 
 
 def rank_weights(count: int) -> FloatArray:
@@ -19,25 +19,39 @@ def rank_weights(count: int) -> FloatArray:
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def exchange_layers(
-    space: SearchSpace, parents: BoolArray, count: int, rng: np.random.Generator
-) -> BoolArray:
-    """Crossover: each layer of a child comes whole from one of the parents, better ones more often.
+def draw_layers(num_parents: int, shape: tuple[int, ...], rng: np.random.Generator) -> IntArray:
+    """Crossover, first half: draw for each layer of each child the parent that it comes from.
+
+    Better parents are drawn more often. Drawing before copying lets the search look at the widths
+    of many children and make the masks of few.
 
     Args:
-        space: gives the layers.
-        parents: masks, best first, shape (E, C).
-        count: children wanted.
+        num_parents: parents, best first.
+        shape: children and layers, for instance (P, L).
         rng: the search's generator.
 
     Returns:
-        Children, shape (count, C); over budget or under until repaired.
+        Index of a parent, of that shape.
     """
-    chosen = rng.choice(len(parents), (count, space.num_layers), p=rank_weights(len(parents)))
-    children = np.empty((count, space.num_channels), dtype=np.bool_)
+    drawn: IntArray = rng.choice(num_parents, shape, p=rank_weights(num_parents))
+    return drawn
+
+
+def inherit_layers(space: SearchSpace, parents: BoolArray, origin: IntArray) -> BoolArray:
+    """Crossover, second half: copy whole layers from the parents.
+
+    Args:
+        space: gives the layers.
+        parents: masks, shape (E, C).
+        origin: the parent of each layer of each child, shape (P, L).
+
+    Returns:
+        Children, shape (P, C); over budget or under until repaired.
+    """
+    children = np.empty((len(origin), space.num_channels), dtype=np.bool_)
     for layer, (start, size) in enumerate(zip(space.starts, space.grid.size, strict=True)):
         part = slice(start, start + size)
-        children[:, part] = parents[chosen[:, layer], part]
+        children[:, part] = parents[origin[:, layer], part]
     return children
 
 
@@ -47,17 +61,18 @@ def shift_widths(
     """Mutation: make some layers wider or narrower; repair takes from the others what it costs.
 
     Args:
-        widths: kept channels, shape (P, L), positive.
+        widths: kept channels, shape (..., L), positive.
         rng: the search's generator.
         layers: layers changed per child on average; at least one is.
         sigma: standard deviation of the log of the change.
 
     Returns:
-        Wanted widths, shape (P, L).
+        Wanted widths, shape (..., L).
     """
-    count, num_layers = widths.shape
+    num_layers = widths.shape[-1]
     changed = rng.random(widths.shape) < layers / num_layers
-    changed[np.arange(count), rng.integers(num_layers, size=count)] = True
+    always = rng.integers(num_layers, size=(*widths.shape[:-1], 1))
+    np.put_along_axis(changed, always, True, axis=-1)
     change = np.exp(np.where(changed, sigma * rng.standard_normal(widths.shape), 0.0))
     wanted: FloatArray = widths * change
     return wanted
@@ -85,7 +100,7 @@ def swap_borderline(
         rate: share of the layers changed.
         noise: scale of the Gumbel noise added to the factor.
     """
-    result = masks.copy()
+    result: BoolArray = masks.copy()
     chosen = rng.random((len(masks), space.num_layers)) < rate
     for row, layer in zip(*np.nonzero(chosen), strict=True):
         part = slice(space.starts[layer], space.starts[layer] + space.grid.size[layer])
@@ -115,5 +130,4 @@ def mix_bits(
     chosen = rng.choice(len(parents), (2, count), p=rank_weights(len(parents)))
     shape = (count, space.num_channels)
     mixed = np.where(rng.random(shape) < 0.5, parents[chosen[0]], parents[chosen[1]])
-    children: BoolArray = mixed ^ (rng.random(shape) < rate)
-    return children
+    return np.asarray(mixed ^ (rng.random(shape) < rate), dtype=np.bool_)

@@ -1,9 +1,10 @@
 """Screening: of several children, evaluate the one whose widths promise most.
 
 Making a child costs microseconds, evaluating it costs a validation loop. A Gaussian process over
-the log-widths of the told candidates (Rasmussen & Williams, Gaussian Processes for Machine
+the layer widths of the told candidates (Rasmussen & Williams, Gaussian Processes for Machine
 Learning, 2006, algorithm 2.1) predicts the fitness of children before anything is run; each child
-that is evaluated is the most promising of a few siblings. What to rank by is ours:
+that is evaluated is the most promising of a few siblings. Repair keeps the proportions of the
+widths, so they say enough and siblings need no repair. What to rank by is ours:
 
     promise = mean + standard deviation
 
@@ -21,17 +22,23 @@ _LENGTHS = (1.0, 2.0, 4.0, 8.0)  # squared length scales, in median squared dist
 _NOISES = (1e-3, 1e-2, 5e-2)  # variance of the noise, in variances of the signal
 
 
-class WidthModel:
-    """Predicts fitness from layer widths.
+def proportions(widths: FloatArray) -> FloatArray:
+    """Return the logs of positive widths, shape (..., L), less their mean over the layers."""
+    logs = np.log(widths)
+    return np.asarray(logs - logs.mean(axis=-1, keepdims=True), dtype=np.float64)
+
+
+class PromiseModel:
+    """Predicts fitness from what is known of a candidate before it is evaluated.
 
     Args:
-        widths: kept channels of told candidates, shape (N, L), positive.
+        inputs: description of the told candidates, for instance `proportions`, shape (N, D).
         fitness: their fitness, higher is better, finite, shape (N,), at least two different values.
     """
 
-    def __init__(self, widths: FloatArray, fitness: FloatArray) -> None:
+    def __init__(self, inputs: FloatArray, fitness: FloatArray) -> None:
         best = np.argsort(-fitness, kind="stable")[:_MOST]
-        self._inputs = np.log(widths[best])
+        self._inputs = inputs[best]
         # How bad the bad ones are would bend the model where it matters.
         floor = np.median(fitness[best]) - 2 * fitness[best].std()
         targets = np.maximum(fitness[best], floor)
@@ -48,9 +55,9 @@ class WidthModel:
             fits, key=lambda fit: fit[0]
         )
 
-    def promise(self, widths: FloatArray) -> FloatArray:
-        """Return mean plus standard deviation of the fitness at `widths`, (M, L) -> (M,)."""
-        squared = _squared_distances(np.log(widths), self._inputs) / self._unit
+    def promise(self, inputs: FloatArray) -> FloatArray:
+        """Return mean plus standard deviation of the fitness at `inputs`, (M, D) -> (M,)."""
+        squared = _squared_distances(inputs, self._inputs) / self._unit
         kernel = np.exp(-squared / (2 * self._length))
         mean = kernel @ self._weights
         explained = (np.linalg.solve(self._factor, kernel.T) ** 2).sum(axis=0)
@@ -65,11 +72,11 @@ def _fit(
     """Return log marginal likelihood, length, Cholesky factor, weights and signal variance."""
     count = len(targets)
     kernel = np.exp(-squared / (2 * length)) + noise * np.eye(count)
-    factor: FloatArray = np.linalg.cholesky(kernel)
-    half: FloatArray = np.linalg.solve(factor, targets)
+    factor = np.asarray(np.linalg.cholesky(kernel), dtype=np.float64)
+    half = np.asarray(np.linalg.solve(factor, targets), dtype=np.float64)
     variance = float(half @ half) / count  # the maximiser, in closed form
     likelihood = -0.5 * count * np.log(variance) - float(np.log(np.diag(factor)).sum())
-    weights: FloatArray = np.linalg.solve(factor.T, half)
+    weights = np.asarray(np.linalg.solve(factor.T, half), dtype=np.float64)
     return likelihood, length, factor, weights, variance
 
 

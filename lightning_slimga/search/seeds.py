@@ -32,11 +32,26 @@ def random_widths(space: SearchSpace, rng: np.random.Generator, count: int) -> F
 
 
 def random_masks(
-    space: SearchSpace, factor: FloatArray, rng: np.random.Generator, count: int
+    space: SearchSpace,
+    factor: FloatArray,
+    rng: np.random.Generator,
+    count: int,
+    share: FloatArray | None = None,
 ) -> BoolArray:
-    """Draw masks, shape (count, C), of random widths under budget with the best channels kept."""
+    """Draw masks of random widths under budget with the best channels kept.
+
+    Args:
+        space: the layers and budgets.
+        factor: value of each channel, shape (C,).
+        rng: the search's generator.
+        count: masks wanted.
+        share: scales the limits, per mask, shape (count,); default 1.
+
+    Returns:
+        Masks, shape (count, C).
+    """
     everything = np.ones((count, space.num_channels), dtype=np.bool_)
-    return space.repair(everything, factor, widths=random_widths(space, rng, count))
+    return space.repair(everything, factor, widths=random_widths(space, rng, count), share=share)
 
 
 def _highest(space: SearchSpace, ranking: FloatArray) -> BoolArray:
@@ -68,4 +83,5 @@ def _saving(space: SearchSpace) -> FloatArray:
     for budget in space.budgets:
         most, less = (np.asarray(budget.cost(c), dtype=np.float64) for c in (full, fewer))
         saved += (most - less) / budget.limit
-    return np.maximum(saved, np.finfo(np.float64).tiny)  # free channels rank highest
+    # Free channels rank highest.
+    return np.asarray(np.maximum(saved, np.finfo(np.float64).tiny), dtype=np.float64)

@@ -1,0 +1,30 @@
+"""The constants of the variation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Constants of the variation. They are ours, tuned with `benchmarks/search_quality.py`.
+
+    Attributes:
+        parents: share of the population size that breeds.
+        layers: layers whose width a mutation changes, on average.
+        sigma: standard deviation of the log of that change.
+        swap: share of the layers in which borderline channels are chosen anew.
+        noise: noise on the factor when they are.
+        learning: rate of the evaluation factor.
+        flips: share of the bits flipped without layer operators.
+        siblings: children from which screening takes the one that is evaluated.
+    """
+
+    parents: float = 1 / 3
+    layers: float = 4.0
+    sigma: float = 0.3
+    swap: float = 0.1
+    noise: float = 0.15
+    learning: float = 0.3
+    flips: float = 0.02
+    siblings: int = 32
