@@ -79,12 +79,16 @@ class AskTellSearch(ABC):
         return Individual(mask, FITNESS[self.mode]())
 
     @abstractmethod
-    def _first(self) -> BoolArray:
+    def _first(self, boldness: float) -> BoolArray:
         """Return the masks of the first generation, shape (P, C)."""
 
     @abstractmethod
-    def _variation(self) -> BoolArray:
-        """Return candidates for the next generation, shape (P, C); known ones are dropped."""
+    def _variation(self, boldness: float) -> BoolArray:
+        """Return candidates for the next generation, shape (P, C); known ones are dropped.
+
+        Args:
+            boldness: from 1 on; rises while variation brings too little that is new.
+        """
 
     def _learn(self, cohort: Sequence[Individual]) -> None:  # noqa: B027
         """Take in a complete generation, before the next is made."""
@@ -258,14 +262,14 @@ class AskTellSearch(ABC):
                 self._stop_reason = reason
                 self._cohort = []
 
-    def _fresh(self, propose: Callable[[], BoolArray]) -> list[Individual]:
+    def _fresh(self, propose: Callable[[float], BoolArray]) -> list[Individual]:
         """Collect different masks that nobody has told, as many as a generation may hold."""
         room = self.population_size
         if self.rules.max_evaluations is not None:
             room = min(room, self.rules.max_evaluations - self.evaluations)
         found: dict[str, Individual] = {}
-        for _ in range(_ATTEMPTS):
-            for mask in propose():
+        for attempt in range(_ATTEMPTS):
+            for mask in propose(1.0 + attempt):
                 individual = self._candidate(mask)
                 if individual.key not in self._archive:
                     found.setdefault(individual.key, individual)

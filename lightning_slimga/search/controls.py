@@ -24,10 +24,10 @@ class RandomSearch(AskTellSearch):
         super().__init__(space, **settings)
         self._begin()
 
-    def _first(self) -> BoolArray:
-        return self._variation()
+    def _first(self, boldness: float) -> BoolArray:
+        return self._variation(boldness)
 
-    def _variation(self) -> BoolArray:
+    def _variation(self, boldness: float) -> BoolArray:
         return random_masks(self.space, self.space.scores, self._rng, self.population_size)
 
 
@@ -52,15 +52,14 @@ class HillClimbing(AskTellSearch):
         self._factor = EvaluationFactor(space, rate=0.0).values
         self._begin()
 
-    def _first(self) -> BoolArray:
+    def _first(self, boldness: float) -> BoolArray:
         return rankings(self.space)["uniform"][None]
 
-    def _variation(self) -> BoolArray:
+    def _variation(self, boldness: float) -> BoolArray:
         here = np.repeat(self.best[0][None], self.population_size, axis=0)
         widths = shift_widths(
-            self.space.counts(here).astype(np.float64), self._rng, layers=1.0, sigma=0.3
+            self.space.counts(here).astype(np.float64), self._rng, layers=1.0, sigma=0.3 * boldness
         )
-        swapped = swap_borderline(
-            self.space, here, self._factor, self._rng, rate=1 / self.space.num_layers, noise=0.15
-        )
+        rate = boldness / self.space.num_layers
+        swapped = swap_borderline(self.space, here, self._factor, self._rng, rate=rate, noise=0.15)
         return self.space.repair(swapped, self._factor, widths=widths)

@@ -104,7 +104,7 @@ class GeneticSearch(AskTellSearch):
         told = {name: self._archive.get(key) for name, key in self._seed_keys.items()}
         return {n: one.metric for n, one in told.items() if one and one.metric is not None}
 
-    def _first(self) -> BoolArray:
+    def _first(self, boldness: float) -> BoolArray:
         drawn = self._random(self.population_size)
         if self._named:
             for mask in drawn:
@@ -124,21 +124,20 @@ class GeneticSearch(AskTellSearch):
         counts = self.space.grid.counts(self.space.grid.levels(widths))
         return resize(masks, counts, self.space.layer_ids, self._factor.values)
 
-    def _variation(self) -> BoolArray:
+    def _variation(self, boldness: float) -> BoolArray:
         elite = stack(self._ranked(self._num_parents), self.space.num_channels)
         if not len(elite):  # without repair a generation may hold nothing feasible
             return self._random(self.population_size)
         if self._layer_operators:
-            return self._bred(elite)
-        children = mix_bits(
-            self.space, elite, self.population_size, self._rng, rate=self.rates.flips
-        )
+            return self._bred(elite, self.rates.bolder(boldness))
+        rate = self.rates.bolder(boldness).flips
+        children = mix_bits(self.space, elite, self.population_size, self._rng, rate=rate)
         if self._repair:
             return self.space.repair(children, self._factor.values)
         return children
 
-    def _bred(self, elite: BoolArray) -> BoolArray:
-        rates, factor = self.rates, self._factor.values
+    def _bred(self, elite: BoolArray, rates: Rates) -> BoolArray:
+        factor = self._factor.values
         shape = (self._siblings, self.population_size, self.space.num_layers)
         origin = draw_layers(len(elite), shape, self._rng)
         inherited = self._counts(elite)[origin, np.arange(self.space.num_layers)]
@@ -173,6 +172,8 @@ class GeneticSearch(AskTellSearch):
 
     def _learn(self, cohort: Sequence[Individual]) -> None:
         survivors = self._ranked(self.population_size)
+        if not survivors:
+            return
         everyone = {one.key: one for one in [*survivors, *cohort]}
         self._factor.follow(
             stack(survivors[: self._num_parents], self.space.num_channels),

@@ -22,13 +22,13 @@ from lightning_slimga.search.operators import (
 from lightning_slimga.search.rates import Rates
 from lightning_slimga.search.seeds import random_masks, rankings
 from lightning_slimga.search.space import SearchSpace
-from lightning_slimga.search.widths import BoolArray, FloatArray
+from lightning_slimga.search.widths import BoolArray, FloatArray, IntArray
 
 _NEAR = 4  # neighbours on the front that a child inherits from
 _STEP = 0.1  # standard deviation of the log of the cost share between child and parent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrontPoint:
     """A network that no other told one beats in both metric and cost.
 
@@ -155,7 +155,7 @@ class ParetoSearch(AskTellSearch):
         told = self._archive.values()
         return [one for one in told if math.isfinite(one.fitness.wvalues[0])]
 
-    def _first(self) -> BoolArray:
+    def _first(self, boldness: float) -> BoolArray:
         share = np.geomspace(self.smallest, 1.0, self.population_size)
         factor = self._factor.values
         drawn = random_masks(self.space, factor, self._rng, len(share), share)
@@ -164,10 +164,10 @@ class ParetoSearch(AskTellSearch):
         uniform = self.space.repair(ends, factor, share=share[[0, len(share) // 2]])
         return np.concatenate([uniform, seeds, drawn[self._rng.permutation(len(drawn))]])
 
-    def _variation(self) -> BoolArray:
+    def _variation(self, boldness: float) -> BoolArray:
         finite = self._finite()
         if not finite:
-            return self._first()
+            return self._first(boldness)
         parents = tools.selNSGA2(finite, min(len(finite), self.population_size))
         # Parents in the order of their cost: neighbours on the front are neighbours in the list.
         parents = sorted(parents, key=lambda one: one.costs[0])
@@ -176,15 +176,17 @@ class ParetoSearch(AskTellSearch):
         anchors = self._rng.integers(len(parents), size=self.population_size)
         step = np.exp(_STEP * self._rng.standard_normal(len(anchors)))
         share = np.clip(costs[anchors] / self.space.budgets[0].limit * step, self.smallest, 1.0)
-        return self._bred(masks, anchors, share)
+        return self._bred(masks, anchors, share, self.rates.bolder(boldness))
 
-    def _bred(self, parents: BoolArray, anchors: np.ndarray, share: FloatArray) -> BoolArray:
+    def _bred(
+        self, parents: BoolArray, anchors: IntArray, share: FloatArray, rates: Rates
+    ) -> BoolArray:
         shape = (len(anchors), self.space.num_layers)
         near = draw_layers(min(_NEAR, len(parents)), shape, self._rng)
         side = self._rng.choice((-1, 1), shape)
         origin = np.clip(anchors[:, None] + near * side, 0, len(parents) - 1)
         children = inherit_layers(self.space, parents, origin)
-        rates, factor = self.rates, self._factor.values
+        factor = self._factor.values
         widths = self.space.counts(children).astype(np.float64)
         widths = shift_widths(widths, self._rng, layers=rates.layers, sigma=rates.sigma)
         children = swap_borderline(

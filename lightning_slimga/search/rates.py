@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,13 @@ class Rates:
     learning: float = 0.3
     flips: float = 0.02
     siblings: int = 32
+
+    def bolder(self, boldness: float) -> Rates:
+        """Return rates of stronger mutations, for when weaker ones bring nothing new."""
+        return replace(
+            self,
+            sigma=self.sigma * boldness,
+            swap=min(1.0, self.swap * boldness),
+            noise=self.noise * boldness,
+            flips=min(0.5, self.flips * boldness),
+        )
