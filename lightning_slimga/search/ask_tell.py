@@ -171,7 +171,7 @@ class AskTellSearch(ABC):
         The metrics are what the search saw. Of many noisy metrics the highest is partly luck, so
         measure the elite again, on all data, before one of them is taken.
         """
-        return [(one.mask.copy(), _metric(one)) for one in self._ranked(count)]
+        return [(one.mask.copy(), one.value) for one in self._ranked(count)]
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -252,9 +252,9 @@ class AskTellSearch(ABC):
             if self._pending() and late is None:
                 return
             self._complete([one for one in self._cohort if one.metric is not None])
-            reason = no_signal([_metric(one) for one in self._archive.values()])
-            waited = _waited([entry["best"] for entry in self._history])
-            reason = reason or self.rules.spent(self.generation, self.evaluations, waited) or late
+            reason = no_signal([one.value for one in self._archive.values()])
+            bests = self._history.select("best")
+            reason = reason or self.rules.spent(self.evaluations, bests) or late
             if reason is None:
                 self._cohort = self._fresh(self._variation)
                 reason = None if self._cohort else "variation finds no mask that is new"
@@ -289,30 +289,16 @@ class AskTellSearch(ABC):
             self._archive[one.key] = self._archive.pop(one.key)
         self._learn(cohort)
         self.generation += 1
-        finite = [m for m in map(_metric, told) if math.isfinite(m)]
+        finite = [one.value for one in told if math.isfinite(one.value)]
         best = self._ranked(1)
         self._history.record(
             generation=self.generation,
             evaluations=self.evaluations,
             unique=len(told),
             failed=len(told) - len(finite),
-            best=_metric(best[0]) if best else math.nan,
+            best=best[0].value if best else math.nan,
             mean=float(np.mean(finite)) if finite else math.nan,
             std=float(np.std(finite)) if finite else math.nan,
             seconds=self.seconds,
             widths=self.space.counts(stack(best, self.space.num_channels)).ravel().tolist(),
         )
-
-
-def _metric(individual: Individual) -> float:
-    return math.nan if individual.metric is None else individual.metric
-
-
-def _waited(bests: list[float]) -> int:
-    """Generations since the last better best, given the best so far after each generation."""
-    waited = 0
-    for earlier in reversed(bests[:-1]):
-        if earlier != bests[-1]:
-            break
-        waited += 1
-    return waited

@@ -61,6 +61,11 @@ class Individual:
         """The mask as text: equal masks, and no others, have equal keys."""
         return encode_mask(self.mask)
 
+    @property
+    def value(self) -> float:
+        """The metric as a number, NaN as long as there is none."""
+        return math.nan if self.metric is None else self.metric
+
     def rate(self, metric: float) -> None:
         """Set the fitness. A metric that is not finite counts as worst."""
         self.metric = float(metric)

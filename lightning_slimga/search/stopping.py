@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 _ENOUGH = 8  # equal metrics from so many different masks are no coincidence
 
@@ -44,14 +45,15 @@ class StopRules:
             return f"reached max_time={self.max_time:g} seconds"
         return None
 
-    def spent(self, generation: int, evaluations: int, waited: int) -> str | None:
+    def spent(self, evaluations: int, bests: Sequence[float]) -> str | None:
         """Return the reason if a complete generation was the last.
 
         Args:
-            generation: complete generations.
             evaluations: told candidates.
-            waited: generations since the best has improved.
+            bests: the best metric so far after each complete generation.
         """
+        generation = len(bests)
+        waited = len(list(takewhile(lambda earlier: earlier == bests[-1], bests[-2::-1])))
         if self.max_evaluations is not None and evaluations >= self.max_evaluations:
             return f"reached max_evaluations={self.max_evaluations}"
         if generation >= self.generations:
