@@ -72,8 +72,6 @@ class AskTellSearch(ABC):
         self._seconds_before = 0.0
         self._resumed_at = time.monotonic()
 
-    # ---- what a search defines -----------------------------------------------------------
-
     def _candidate(self, mask: BoolArray) -> Individual:
         """Return an individual without a metric."""
         return Individual(mask, FITNESS[self.mode]())
@@ -93,14 +91,12 @@ class AskTellSearch(ABC):
     def _learn(self, cohort: Sequence[Individual]) -> None:  # noqa: B027
         """Take in a complete generation, before the next is made."""
 
-    def _extra_state(self) -> dict[str, Any]:
+    def _memory(self) -> dict[str, Any]:
         """Return what the search adds to the state, as plain data."""
         return {}
 
-    def _load_extra_state(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Take back what `_extra_state` has returned."""
-
-    # ---- what users see ------------------------------------------------------------------
+    def _remember(self, memory: dict[str, Any]) -> None:  # noqa: B027
+        """Take back what `_memory` has returned."""
 
     def ask(self) -> list[BoolArray]:
         """Return the masks of this generation that still need a metric; empty when done."""
@@ -195,7 +191,7 @@ class AskTellSearch(ABC):
             "history": self.history,
             "stop_reason": self._stop_reason,
             "seconds": self.seconds,
-            "extra": self._extra_state(),
+            "memory": self._memory(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -223,9 +219,7 @@ class AskTellSearch(ABC):
         self._stop_reason = state["stop_reason"]
         self._seconds_before = state["seconds"]
         self._resumed_at = time.monotonic()
-        self._load_extra_state(state["extra"])
-
-    # ---- from generation to generation ---------------------------------------------------
+        self._remember(state["memory"])
 
     def _begin(self) -> None:
         """Make the first generation; the last line of every constructor."""
@@ -242,8 +236,7 @@ class AskTellSearch(ABC):
         return [individual for individual in self._cohort if individual.metric is None]
 
     def _ranked(self, count: int) -> list[Individual]:
-        best_first: list[Individual] = tools.selBest(list(self._archive.values()), count)
-        return best_first
+        return list(tools.selBest(list(self._archive.values()), count))
 
     def _proceed(self) -> None:
         """Go on to the next candidates that need a metric, or stop."""

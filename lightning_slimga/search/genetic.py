@@ -180,9 +180,9 @@ class GeneticSearch(AskTellSearch):
             stack(everyone.values(), self.space.num_channels),
         )
 
-    def _extra_state(self) -> dict[str, Any]:
+    def _memory(self) -> dict[str, Any]:
         return {"factor": self._factor.values.tolist(), "seeds": dict(self._seed_keys)}
 
-    def _load_extra_state(self, state: dict[str, Any]) -> None:
-        self._factor.values = np.array(state["factor"], dtype=np.float64)
-        self._seed_keys = dict(state["seeds"])
+    def _remember(self, memory: dict[str, Any]) -> None:
+        self._factor.values = np.array(memory["factor"], dtype=np.float64)
+        self._seed_keys = dict(memory["seeds"])

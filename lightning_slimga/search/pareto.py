@@ -202,11 +202,11 @@ class ParetoSearch(AskTellSearch):
             num_channels = self.space.num_channels
             self._factor.follow(stack(elite, num_channels), stack(everyone, num_channels))
 
-    def _extra_state(self) -> dict[str, Any]:
+    def _memory(self) -> dict[str, Any]:
         return {"factor": self._factor.values.tolist()}
 
-    def _load_extra_state(self, state: dict[str, Any]) -> None:
-        self._factor.values = np.array(state["factor"], dtype=np.float64)
+    def _remember(self, memory: dict[str, Any]) -> None:
+        self._factor.values = np.array(memory["factor"], dtype=np.float64)
 
 
 def _knee(front: Sequence[FrontPoint], sign: float) -> int:
