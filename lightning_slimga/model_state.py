@@ -71,13 +71,12 @@ class _Snapshot:
             for tensor, content in self.tensors:
                 if not _same(tensor, content):
                     tensor.copy_(content)
-        for container, content in self.containers:
-            if container != content if isinstance(container, set) else True:
-                _refill(container, content)
+        for container, items in self.containers:
+            _refill(container, items)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
-        for key, content in self.registries.items():
-            _refill(self.module.__dict__[key], content)
+        for key, entries in self.registries.items():
+            _refill(self.module.__dict__[key], entries)
 
 
 def _refill(container: Any, content: Any) -> None:

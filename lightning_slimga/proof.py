@@ -21,13 +21,13 @@ from lightning_slimga.calls import Call
 from lightning_slimga.graph.analysis import Analysis, output_tensors, running
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.labels import LabelArray
-from lightning_slimga.graph.tracer import OpRecord, tensors_in
+from lightning_slimga.graph.trace import OpRecord, tensors_in
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
-class Deviation(Exception):
+class Deviation(Exception):  # noqa: N818  (nothing is wrong with the program)
     """An op of the shrunk network did not do what the labels predict.
 
     Attributes:

@@ -32,9 +32,9 @@ def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Pruning
     }
     attributes = []
     for attribute, bits in graph.attributes:
-        live = int(_live(bits, keep).sum())
-        if live != len(bits):
-            attributes.append((attribute.module, attribute.attribute, len(bits), live))
+        size = int(_live(bits, keep).sum())
+        if size != len(bits):
+            attributes.append((attribute.module, attribute.attribute, len(bits), size))
     return PruningPlan(tensors, tuple(attributes))
 
 

@@ -14,7 +14,8 @@ import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
 from lightning_slimga.calls import Call
 from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.slots import find_slots
-from lightning_slimga.graph.tracer import CostTerm, OpRecord, Trace, Tracer
+from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
+from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.model_state import preserved
 
 _MAX_DEPTH = 8

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lightning_slimga.graph.cost import Cost, LinearSize, Polynomial, Term
 from lightning_slimga.graph.labels import NOTHING, LabelArray
-from lightning_slimga.graph.tracer import CostTerm, SizeAttribute, Trace
+from lightning_slimga.graph.trace import CostTerm, SizeAttribute, Trace
 
 Bits = npt.NDArray[np.int64]
 """For every index of a dimension the bit of the mask that removes it, or ``NOTHING``."""
@@ -196,9 +196,7 @@ class _Builder:
         representatives = classes[[members[0] for members in first_seen.values()]]
         return self._with_tensors(_unique_names(layers), representatives), bits
 
-    def _name(
-        self, places: Bits, starts: Bits, sites: list[tuple[str, int]]
-    ) -> str:
+    def _name(self, places: Bits, starts: Bits, sites: list[tuple[str, int]]) -> str:
         home = int(np.searchsorted(starts, places[0], side="right")) - 1
         tensor, _ = sites[home]
         place = self.trace.slots[tensor].places[0]
@@ -259,8 +257,8 @@ def _linear_size(
 ) -> LinearSize:
     bits = bit_of_label[labels[labels >= 0]]
     bits = bits[bits >= 0]
-    per_layer = np.bincount(layer_of_bit[bits], minlength=num_layers) if num_layers else []
-    channels = np.bincount(layer_of_bit, minlength=num_layers) if num_layers else []
+    per_layer = np.bincount(layer_of_bit[bits], minlength=num_layers)
+    channels = np.bincount(layer_of_bit, minlength=num_layers)
     present: npt.NDArray[np.bool_] = np.zeros(num_layers, dtype=bool)
     seen = np.unique(bits)
     present[layer_of_bit[seen]] = True

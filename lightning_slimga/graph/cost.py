@@ -67,7 +67,8 @@ class Polynomial:
             Shape (population, terms).
         """
         live = self._fixed + counts @ self._weights
-        return self._constants * live[:, self._index].prod(axis=-1)
+        values: Counts = self._constants * live[:, self._index].prod(axis=-1)
+        return values
 
     def __call__(self, counts: Counts) -> Counts:
         """The sum.
@@ -78,7 +79,8 @@ class Polynomial:
         Returns:
             Shape (population,).
         """
-        return self.terms(counts).sum(axis=-1)
+        total: Counts = self.terms(counts).sum(axis=-1)
+        return total
 
     def by_module(self, counts: Counts) -> dict[str, int]:
         """Each module's share, for a single network: ``counts`` of shape (1, layers)."""

@@ -52,11 +52,11 @@ class LabelStore:
     def find(self, labels: LabelArray) -> LabelArray:
         """Representative of each label's class; ``NOTHING`` stays ``NOTHING``."""
         if labels.size and labels.min() < 0:
-            found = labels.copy()
+            found: LabelArray = labels.copy()
             real = labels >= 0
             found[real] = self.find(labels[real])
             return found
-        roots = self._parent[labels]
+        roots: LabelArray = self._parent[labels]
         while True:
             above = self._parent[roots]
             if np.array_equal(above, roots):
@@ -98,10 +98,14 @@ class LabelStore:
         Returns:
             The first row, shape (columns,), which now stands for all of them.
         """
-        first = labels[0]
+        first: LabelArray = labels[0]
         if len(labels) > 1:
             others = labels[1:]
-            self.tie(np.broadcast_to(first, others.shape).ravel(), others.ravel(), "tied to nothing")
+            self.tie(
+                np.broadcast_to(first, others.shape).ravel(),
+                others.ravel(),
+                "meets a part without channels",
+            )
         return first
 
     def freeze(self, labels: DimLabels, why: str) -> None:

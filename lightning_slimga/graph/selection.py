@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.tracer import Trace
+from lightning_slimga.graph.trace import Trace
 
 _WIDTHS = (
     "out_channels",

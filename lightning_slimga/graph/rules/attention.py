@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 from lightning_slimga.graph.rules.elementwise import broadcast
-from lightning_slimga.graph.tracer import Op
 
 _KERNELS = [
     "aten::_scaled_dot_product_flash_attention_for_cpu",
@@ -23,7 +23,7 @@ _KERNELS = [
 def scaled_dot_product_attention(
     op: Op, query: Tensor, key: Tensor, value: Tensor, *rest: Any
 ) -> Any:
-    """query (*B, H, L, E), key (*B, H, S, E), value (*B, H, S, V) -> (*B, H, L, V)."""
+    """Query (*B, H, L, E), key (*B, H, S, E), value (*B, H, S, V) -> (*B, H, L, V)."""
     lq, lk, lv = op.labels(query), op.labels(key), op.labels(value)
     for dims, why in (
         ((lq[-1], lk[-1], lv[-1]), "the width of a head sets the scale of attention"),
@@ -31,9 +31,7 @@ def scaled_dot_product_attention(
     ):
         for dim in dims:
             op.freeze(dim, why)
-    leading = [
-        op.tie(op.tie(a, b), c) for a, b, c in zip(lq[:-2], lk[:-2], lv[:-2], strict=True)
-    ]
+    leading = [op.tie(op.tie(a, b), c) for a, b, c in zip(lq[:-2], lk[:-2], lv[:-2], strict=True)]
     tokens = lq[-2]
     for mask in (t for t in rest if isinstance(t, Tensor)):
         shape = (*query.shape[:-1], key.shape[-2])
@@ -47,7 +45,7 @@ def scaled_dot_product_attention(
 
 
 def broadcast_to(op: Op, shape: tuple[int, ...], labels: Any, mask: Tensor) -> Any:
-    """Tie an attention mask (broadcast against (*B, H, L, S)) with the scores that it is added to."""
+    """Tie an attention mask, broadcast against (*B, H, L, S), with the scores it is added to."""
     result = list(labels)
     own = op.labels(mask)
     for axis in range(-mask.dim(), 0):

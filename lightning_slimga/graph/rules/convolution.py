@@ -8,15 +8,13 @@ import numpy as np
 from torch import Tensor
 
 from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 
 @rule("aten::convolution")
-def convolution(
-    op: Op, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any
-) -> Labels:
-    """x (N, C, *S), weight (O, C/g, *K) or transposed (C, O/g, *K) -> (N, O, *S')."""
+def convolution(op: Op, x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Labels:
+    """X (N, C, *S), weight (O, C/g, *K) or transposed (C, O/g, *K) -> (N, O, *S')."""
     transposed, groups = bool(geometry[3]), int(geometry[5])
     out = op.outputs[0]
     spatial = x if transposed else out
@@ -26,7 +24,7 @@ def convolution(
 
 @rule("torchvision::deform_conv2d")
 def deform_conv2d(op: Op, x: Tensor, weight: Tensor, *rest: Any) -> Labels:
-    """x (N, C, H, W), weight (O, C/g, K, K), offset (N, 2KK·g', H', W') -> (N, O, H', W')."""
+    """X (N, C, H, W), weight (O, C/g, K, K), offset (N, 2KK·g', H', W') -> (N, O, H', W')."""
     offset, mask, bias, groups = rest[0], rest[1], rest[2], int(rest[9])
     op.freeze_all(offset, "offsets of a deformable convolution")
     op.freeze_all(mask, "modulation of a deformable convolution")
@@ -95,9 +93,7 @@ def _whole_groups(
     return np.repeat(group, out_per_group) if transposed else rows.ravel()
 
 
-def _count_macs(
-    op: Op, lx: Labels, weight: Tensor, positions: tuple[int, ...], batch: int
-) -> None:
+def _count_macs(op: Op, lx: Labels, weight: Tensor, positions: tuple[int, ...], batch: int) -> None:
     """One MAC per weight, output position and sample (torch's counter: 2 FLOPs each)."""
     lw = op.labels(weight)
     window = int(np.prod([*positions, *weight.shape[2:]], dtype=np.int64))

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 _LARGEST = 65_536  # no channel dimension is longer; keeps label memory small for big buffers
 
@@ -30,10 +30,8 @@ _LARGEST = 65_536  # no channel dimension is longer; keeps label memory small fo
     "aten::new_full",
 )
 def from_sizes(op: Op, *_: Any) -> Labels:
-    """sizes -> a tensor whose every dimension has labels of its own."""
-    return [
-        op.store.fresh(n) if 1 < n <= _LARGEST else None for n in op.outputs[0].shape
-    ]
+    """Sizes -> a tensor whose every dimension has labels of its own."""
+    return [op.store.fresh(n) if 1 < n <= _LARGEST else None for n in op.outputs[0].shape]
 
 
 @rule(
@@ -46,5 +44,5 @@ def from_sizes(op: Op, *_: Any) -> Labels:
     "aten::randint_like",
 )
 def like(op: Op, x: Tensor, *_: Any) -> Labels:
-    """x any shape -> a tensor of the same shape, index by index."""
+    """X any shape -> a tensor of the same shape, index by index."""
     return op.labels(x)

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op, tensors_in
+from lightning_slimga.graph.trace import tensors_in
 
 
 def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Labels:
@@ -48,7 +49,7 @@ def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Label
     "aten::complex",
 )
 def pointwise(op: Op, *arguments: Any) -> Labels:
-    """any number of tensors, broadcast -> their common shape; used for every op tagged pointwise."""
+    """Any number of tensors, broadcast -> their common shape; for every op tagged pointwise."""
     tensors = list(tensors_in(arguments))
     labels = broadcast(op, [(t.shape, op.labels(t)) for t in tensors])
     for t in tensors:  # nn.PReLU: one slope per channel
@@ -58,7 +59,7 @@ def pointwise(op: Op, *arguments: Any) -> Labels:
 
 @rule("aten::copy")
 def copy(op: Op, target: Tensor, source: Tensor, *_: Any) -> Labels:
-    """target any shape, source broadcast to it -> target; the writing itself ties the two."""
+    """Target any shape, source broadcast to it -> target; the writing itself ties the two."""
     return broadcast(op, [(source.shape, op.labels(source)), (target.shape, op.labels(target))])
 
 
@@ -87,6 +88,6 @@ def copy(op: Op, target: Tensor, source: Tensor, *_: Any) -> Labels:
     "aten::to_dense",
 )
 def same(op: Op, x: Tensor, *_: Any) -> tuple[Labels, ...]:
-    """x any shape -> the same shape, index by index."""
+    """X any shape -> the same shape, index by index."""
     labels = op.labels(x)
     return tuple(labels if t.shape == x.shape else [None] * t.dim() for t in op.outputs)

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 
 @rule("aten::select")
@@ -36,8 +36,13 @@ def index(op: Op, x: Tensor, indices: list[Tensor | None]) -> Labels:
     for one in indices:
         if one is not None:
             op.freeze_all(one, "used as an index")
-    if any(one is not None and one.dtype.is_floating_point is False and one.element_size() == 1
-           and one.dim() > 1 for one in indices):  # a boolean mask over several dimensions
+    if any(
+        one is not None
+        and one.dtype.is_floating_point is False
+        and one.element_size() == 1
+        and one.dim() > 1
+        for one in indices
+    ):  # a boolean mask over several dimensions
         op.freeze_all(x, "read through a mask")
         return [None] * op.outputs[0].dim()
     places = [i for i, one in enumerate(indices) if one is not None]
@@ -53,7 +58,7 @@ def index(op: Op, x: Tensor, indices: list[Tensor | None]) -> Labels:
 
 @rule("aten::embedding")
 def embedding(op: Op, weight: Tensor, indices: Tensor, *_: Any) -> Labels:
-    """weight (V, C), indices (…) -> (…, C)."""
+    """Weight (V, C), indices (…) -> (…, C)."""
     entries, channels = op.labels(weight)
     op.freeze(entries, "entries of a table")
     op.freeze_all(indices, "used as an index")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import gcd
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from lightning_slimga.graph.labels import DimLabels, Labels
+from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 
 @rule("aten::cat")
@@ -33,7 +34,7 @@ def cat(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
 
 @rule("aten::stack")
 def stack(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
-    """n times (…) -> (…, n, …)."""
+    """N times (…) -> (…, n, …)."""
     labels = [op.labels(t) for t in tensors]
     axis = dim % op.outputs[0].dim()
     tied = [_tie_all(op, list(dims)) for dims in zip(*labels, strict=True)]
@@ -57,14 +58,14 @@ def slice_(op: Op, x: Tensor, dim: int = 0, *bounds: Any) -> Labels:
     """(…, C, …) -> (…, C[start:end:step], …)."""
     labels = op.labels(x)
     axis, size = dim % x.dim(), x.shape[dim]
-    start, end, step = (list(bounds) + [None, None, 1])[:3]
-    start, end, step = slice(start, end, step).indices(size)
-    if labels[axis] is None or (start, end, step) == (0, size, 1):
+    start, end, step = slice(*[*bounds, None, None, 1][:3]).indices(size)
+    cut = labels[axis]
+    if cut is None or (start, end, step) == (0, size, 1):
         return labels
     if step != 1:
-        op.freeze(labels[axis], "every n-th index is read")
-    _repeat_with_period(op, labels[axis], gcd(size, start, end))
-    labels[axis] = labels[axis][start:end:step]
+        op.freeze(cut, "every n-th index is read")
+    _repeat_with_period(op, cut, gcd(size, start, end))
+    labels[axis] = cut[start:end:step]
     return labels
 
 
@@ -86,15 +87,17 @@ def _pieces(op: Op, x: Tensor, dim: int) -> tuple[Labels, ...]:
     bounds = np.cumsum([0, *sizes])
     return tuple(
         [*labels[:axis], None if cut is None else cut[a:b], *labels[axis + 1 :]]
-        for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+        for a, b in pairwise(bounds)
     )
 
 
-def _repeat_with_period(op: Op, labels: DimLabels, period: int) -> None:
-    """A cut computed from the size (``x[:, : c // 2]``) falls right again if every stretch between
-    cuts loses the same positions; a cut that is a number in the code is found by the proof.
+def _repeat_with_period(op: Op, labels: LabelArray, period: int) -> None:
+    """Let every stretch between two cuts lose the same positions.
+
+    Then a cut that is computed from the size (``x[:, : c // 2]``) falls right again; one that is a
+    number in the code is found by the proof.
     """
-    if labels is not None and len(labels):
+    if len(labels):
         op.store.tie_rows(labels.reshape(-1, max(period, 1)))
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 from lightning_slimga.graph.rules.elementwise import broadcast
-from lightning_slimga.graph.tracer import Op
 
 
 @rule("aten::mm")
 def mm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
-    """a (M, K), b (K, N) -> (M, N)."""
+    """A (M, K), b (K, N) -> (M, N)."""
     la, lb = op.labels(a), op.labels(b)
     op.contract(la[1], lb[0])
     op.reads(a)
@@ -27,34 +27,32 @@ def mm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
 
 @rule("aten::addmm", "aten::_addmm_activation")
 def addmm(op: Op, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Labels:
-    """bias (N,) or (M, N), a (M, K), b (K, N) -> (M, N)."""
+    """Bias (N,) or (M, N), a (M, K), b (K, N) -> (M, N)."""
     product = mm(op, a, b)
     return _with_bias(op, bias, product)
 
 
 @rule("aten::bmm")
 def bmm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
-    """a (B, M, K), b (B, K, N) -> (B, M, N)."""
+    """A (B, M, K), b (B, K, N) -> (B, M, N)."""
     la, lb = op.labels(a), op.labels(b)
     batch = op.tie(la[0], lb[0])
     op.contract(la[2], lb[1])
     op.reads(a)
     op.reads(b)
-    op.macs(
-        (batch, a.shape[0]), (la[1], a.shape[1]), (la[2], a.shape[2]), (lb[2], b.shape[2])
-    )
+    op.macs((batch, a.shape[0]), (la[1], a.shape[1]), (la[2], a.shape[2]), (lb[2], b.shape[2]))
     return [batch, la[1], lb[2]]
 
 
 @rule("aten::baddbmm")
 def baddbmm(op: Op, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Labels:
-    """bias broadcast to (B, M, N), a (B, M, K), b (B, K, N) -> (B, M, N)."""
+    """Bias broadcast to (B, M, N), a (B, M, K), b (B, K, N) -> (B, M, N)."""
     return _with_bias(op, bias, bmm(op, a, b))
 
 
 @rule("aten::mv")
 def mv(op: Op, a: Tensor, b: Tensor) -> Labels:
-    """a (M, K), b (K,) -> (M,)."""
+    """A (M, K), b (K,) -> (M,)."""
     la = op.labels(a)
     op.contract(la[1], op.labels(b)[0])
     op.reads(a)
@@ -63,7 +61,7 @@ def mv(op: Op, a: Tensor, b: Tensor) -> Labels:
 
 @rule("aten::dot")
 def dot(op: Op, a: Tensor, b: Tensor) -> Labels:
-    """a (K,), b (K,) -> ()."""
+    """A (K,), b (K,) -> ()."""
     op.contract(op.labels(a)[0], op.labels(b)[0])
     return []
 

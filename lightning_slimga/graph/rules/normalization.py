@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from lightning_slimga.graph.labels import DimLabels, Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 
 @rule(
@@ -23,7 +23,7 @@ from lightning_slimga.graph.tracer import Op
     "aten::batch_norm_elemt",
 )
 def batch_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
-    """x (N, C, *S), weight, bias and running statistics (C,) -> (N, C, *S), saved statistics."""
+    """X (N, C, *S), weight, bias and running statistics (C,) -> (N, C, *S), saved statistics."""
     labels = op.labels(x)
     statistics = [t for t in rest if isinstance(t, Tensor) and t.dim() == 1]
     for vector in (weight, bias, *statistics):
@@ -38,7 +38,7 @@ def batch_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *r
 
 @rule("aten::native_group_norm")
 def group_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
-    """x (N, C, *S), weight and bias (C,) -> (N, C, *S): a group goes as a whole or stays."""
+    """X (N, C, *S), weight and bias (C,) -> (N, C, *S): a group goes as a whole or stays."""
     groups = int(rest[3])
     labels = op.labels(x)
     for vector in (weight, bias):
@@ -58,15 +58,13 @@ def group_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *r
 def layer_norm(
     op: Op, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, *_: Any
 ) -> Any:
-    """x (…, *shape), weight and bias (*shape) -> (…, *shape), statistics (…)."""
+    """X (…, *shape), weight and bias (*shape) -> (…, *shape), statistics (…)."""
     return (_across(op, x, shape, weight, bias), None, None)
 
 
 @rule("aten::_fused_rms_norm")
-def fused_rms_norm(
-    op: Op, x: Tensor, shape: list[int], weight: Tensor | None, *_: Any
-) -> Any:
-    """x (…, *shape), weight (*shape) -> (…, *shape), statistics (…)."""
+def fused_rms_norm(op: Op, x: Tensor, shape: list[int], weight: Tensor | None, *_: Any) -> Any:
+    """X (…, *shape), weight (*shape) -> (…, *shape), statistics (…)."""
     return (_across(op, x, shape, weight, None), None)
 
 
@@ -81,7 +79,7 @@ def softmax(op: Op, x: Tensor, dim: int, *_: Any) -> Labels:
 
 @rule("aten::_weight_norm_interface")
 def weight_norm(op: Op, v: Tensor, g: Tensor, dim: int = 0) -> Any:
-    """v (O, I, *K), g (O, 1, …) -> v·g/|v| (O, I, *K), norms: each slice of ``dim`` on its own."""
+    """V (O, I, *K), g (O, 1, …) -> v·g/|v| (O, I, *K), norms: each slice of ``dim`` on its own."""
     lv, lg = op.labels(v), op.labels(g)
     axis = dim % v.dim()
     for i, label in enumerate(lv):

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 
 @rule(
@@ -47,7 +47,9 @@ def vector_norm(op: Op, x: Tensor, *_: Any) -> Any:
     return _reduced(op, x, _argument(op, "dim"))
 
 
-@rule("aten::cumsum", "aten::cumprod", "aten::sort", "aten::logcumsumexp", "aten::flip", "aten::roll")
+@rule(
+    "aten::cumsum", "aten::cumprod", "aten::sort", "aten::logcumsumexp", "aten::flip", "aten::roll"
+)
 def along(op: Op, x: Tensor, *_: Any) -> Any:
     """(…) -> the same shape, entries along a dimension mixed or moved."""
     labels = op.labels(x)

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 _HEADS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "num_attention_heads")
 
@@ -102,8 +102,10 @@ def _first(elements: LabelArray, axis: int) -> LabelArray:
 
 
 def _carrier(op: Op, shape: tuple[int, ...]) -> int:
-    """Which of several dimensions carries the channels: heads where the module names them, else
-    the longest (the last of equals), or what an earlier proof has found to work.
+    """Which of several dimensions carries the channels.
+
+    Heads where the module names them, else the longest (the last of equals); or what an earlier
+    proof has found to work.
     """
     chosen = op.trace.choices.get(op.number)
     if chosen is not None and chosen < len(shape):
@@ -147,14 +149,14 @@ def as_strided(op: Op, x: Tensor, _size: Any, strides: list[int], offset: Any = 
 
 @rule("aten::permute", "aten::permute_copy")
 def permute(op: Op, x: Tensor, dims: list[int]) -> Labels:
-    """dimensions in another order."""
+    """Dimensions in another order."""
     labels = op.labels(x)
     return [labels[d] for d in dims]
 
 
 @rule("aten::transpose", "aten::transpose_copy")
 def transpose(op: Op, x: Tensor, a: int, b: int) -> Labels:
-    """two dimensions exchanged."""
+    """Two dimensions exchanged."""
     labels = op.labels(x)
     if labels:
         labels[a], labels[b] = labels[b], labels[a]
@@ -169,7 +171,7 @@ def t(op: Op, x: Tensor) -> Labels:
 
 @rule("aten::unsqueeze", "aten::unsqueeze_copy")
 def unsqueeze(op: Op, x: Tensor, dim: int) -> Labels:
-    """a dimension of size 1 put in."""
+    """A dimension of size 1 put in."""
     labels: list[DimLabels] = op.labels(x)
     labels.insert(dim % (x.dim() + 1), None)
     return labels
@@ -177,12 +179,10 @@ def unsqueeze(op: Op, x: Tensor, dim: int) -> Labels:
 
 @rule("aten::squeeze", "aten::squeeze_copy")
 def squeeze(op: Op, x: Tensor, dims: Any = None) -> Labels:
-    """dimensions of size 1 taken out."""
+    """Dimensions of size 1 taken out."""
     labels = op.labels(x)
-    if dims is None:
-        axes = range(x.dim())
-    else:
-        axes = [d % max(x.dim(), 1) for d in ([dims] if isinstance(dims, int) else dims)]
+    named = [dims] if isinstance(dims, int) else dims
+    axes = list(range(x.dim())) if dims is None else [d % max(x.dim(), 1) for d in named]
     return [dim for i, dim in enumerate(labels) if i not in axes or x.shape[i] != 1]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.labels import NOTHING, Labels
+from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.tracer import Op
 
 _POOLING = [
     *(f"aten::avg_pool{n}d" for n in (1, 2, 3)),
@@ -56,7 +56,7 @@ def spatial(op: Op, x: Tensor, *rest: Any) -> tuple[Labels, ...]:
 
 @rule("aten::grid_sampler_2d", "aten::grid_sampler_3d")
 def grid_sampler(op: Op, x: Tensor, grid: Tensor, *_: Any) -> Labels:
-    """x (N, C, *S), grid (N, *S', d) -> (N, C, *S')."""
+    """X (N, C, *S), grid (N, *S', d) -> (N, C, *S')."""
     op.freeze_all(grid, "sampling positions")
     labels = op.labels(x)
     for dim in labels[2:]:
@@ -71,13 +71,14 @@ def constant_pad(op: Op, x: Tensor, pad: list[int], *_: Any) -> Labels:
     for i in range(len(pad) // 2):
         before, after = pad[2 * i], pad[2 * i + 1]
         axis = x.dim() - 1 - i
-        if (before, after) == (0, 0) or labels[axis] is None:
+        inside = labels[axis]
+        if (before, after) == (0, 0) or inside is None:
             continue
         if before < 0 or after < 0:
-            op.freeze(labels[axis], "cropped by number")
+            op.freeze(inside, "cropped by number")
             labels[axis] = None
         else:
-            labels[axis] = np.pad(labels[axis], (before, after), constant_values=-1)
+            labels[axis] = np.pad(inside, (before, after), constant_values=NOTHING)
     return labels
 
 
@@ -140,7 +141,7 @@ def col2im(op: Op, x: Tensor, _size: list[int], kernel: list[int], *_: Any) -> L
 
 @rule("torchvision::roi_align", "torchvision::roi_pool")
 def roi_align(op: Op, x: Tensor, rois: Tensor, *_: Any) -> Any:
-    """x (N, C, H, W), rois (K, 5) -> (K, C, h, w)."""
+    """X (N, C, H, W), rois (K, 5) -> (K, C, h, w)."""
     op.freeze_all(rois, "positions of regions")
     labels = op.labels(x)
     op.freeze(labels[0], "indices are read by number")

@@ -1,0 +1,153 @@
+"""One running op, as its rule sees it: look labels up, tie, freeze, count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
+
+from lightning_slimga.graph.labels import NOTHING, DimLabels, LabelArray, Labels
+from lightning_slimga.graph.trace import CostTerm, SizeAttribute
+
+if TYPE_CHECKING:
+    from lightning_slimga.graph.tracer import Tracer
+
+
+class Op:
+    """One executed op, as its rule sees it.
+
+    Attributes:
+        func: the ATen overload.
+        module: name of the module whose forward is running.
+        outputs: the output tensors, flat.
+    """
+
+    def __init__(self, tracer: Tracer, func: Any, arguments: list[Any], outputs: list[Tensor]):
+        self._tracer = tracer
+        self.trace = tracer.trace
+        self.store = tracer.trace.store
+        self.func = func
+        self.name: str = func._schema.name
+        self.module = tracer.module_name
+        self.arguments = arguments
+        self.outputs = outputs
+
+    @property
+    def where(self) -> str:
+        """The op and its module in words, for reasons."""
+        return f"op {self.name.replace('::', '.')} in {self.module or 'the model'}"
+
+    @property
+    def number(self) -> int:
+        """Position of this op in the running pass."""
+        return len(self._tracer.records)
+
+    def labels(self, tensor: Tensor | None) -> Labels:
+        """Labels of a tensor argument: one entry per dimension (a fresh list)."""
+        return [] if tensor is None else list(self._tracer.lookup(tensor))
+
+    def full(self, labels: DimLabels, size: int) -> LabelArray:
+        """The labels of a dimension as an array, ``NOTHING`` everywhere if it has none."""
+        return np.full(size, NOTHING, dtype=np.int64) if labels is None else labels
+
+    def tie(self, a: DimLabels, b: DimLabels, why: str | None = None) -> DimLabels:
+        """Tie two dimensions of equal size and return the labels that stand for both."""
+        if a is None and b is None:
+            return None
+        if a is None or b is None:
+            self.store.freeze(
+                b if a is None else a, why or f"meets a tensor without channels at {self.where}"
+            )
+            return None
+        self.store.tie(a, b, why or f"meets a tensor without channels at {self.where}")
+        return a
+
+    def freeze(self, labels: DimLabels, why: str) -> None:
+        """Never remove these channels."""
+        self.store.freeze(labels, f"{why} ({self.where})")
+
+    def freeze_all(self, tensor: Tensor, why: str) -> None:
+        """Never remove any channel of a tensor."""
+        for dim in self.labels(tensor):
+            self.freeze(dim, why)
+
+    def contract(self, a: DimLabels, b: DimLabels) -> None:
+        """Tie two dimensions that are multiplied and summed over."""
+        self.tie(a, b)
+
+    def reads(self, tensor: Tensor) -> None:
+        """Say that a tensor is the weight of a contraction: masking zeroes it, buffer or not."""
+        slot = self._tracer.slot_of(tensor)
+        if slot is not None and not slot.is_parameter:
+            self.trace.contracted_buffers.add(slot.name)
+
+    def scaling_factor(self, weight: Tensor | None) -> None:
+        """Mark the γ of a normalisation; found through the module when it arrives repeated."""
+        if weight is None:
+            return
+        slot = self._tracer.slot_of(weight)
+        name = slot.name if slot else f"{self.module}.weight".lstrip(".")
+        if name in self.trace.slots and self.trace.slots[name].is_parameter:
+            self.trace.scaling_factors.add(name)
+
+    def macs(self, *sizes: int | tuple[DimLabels, int]) -> None:
+        """Add a cost term: the product of ``sizes``, each a number or ``(labels, size)``.
+
+        Ops that torch's own counter leaves out (the CPU kernel of fused attention) cost nothing,
+        so that the two agree on every device.
+        """
+        if self.func.overloadpacket not in flop_registry:
+            return
+        constant, factors = 1, []
+        for size in sizes:
+            if isinstance(size, int):
+                constant *= size
+            elif size[0] is None:
+                constant *= size[1]
+            else:
+                factors.append(size[0])
+        self._tracer.costs.append(CostTerm(self.module, constant, tuple(factors)))
+
+    def attribute(self, names: tuple[str, ...], labels: DimLabels, *near: Tensor | None) -> bool:
+        """Say that an attribute counts the units of ``labels``; it is rewritten by surgery.
+
+        Looked for on the running module and on the owners of the tensors ``near``; taken only
+        where its value is the present size.
+
+        Returns:
+            Whether some module has such an attribute.
+        """
+        if labels is None:
+            return False
+        found = False
+        for module_name in self._holders(near):
+            module = self.trace.modules[module_name]
+            for name in names:
+                if _attribute_value(module, name) == len(labels):
+                    key = (module_name, name)
+                    known = self.trace.attributes.get(key)
+                    if known is None:
+                        self.trace.attributes[key] = SizeAttribute(module_name, name, labels)
+                    else:
+                        self.tie(known.labels, labels)
+                    found = True
+        return found
+
+    def _holders(self, near: tuple[Tensor | None, ...]) -> list[str]:
+        holders = {self.module: None}
+        for tensor in near:
+            slot = None if tensor is None else self._tracer.slot_of(tensor)
+            for place, _ in slot.places if slot else ():
+                holders[place.split(".parametrizations.")[0]] = None
+        return list(holders)
+
+
+def _attribute_value(module: nn.Module, name: str) -> Any:
+    """``out_channels`` or, for an entry of a tuple, ``normalized_shape.-1``."""
+    name, _, index = name.partition(".")
+    value = module.__dict__.get(name)  # a property cannot be rewritten
+    if index:
+        value = value[int(index)] if isinstance(value, (tuple, list)) and value else None
+    return value if type(value) is int else None

@@ -1,0 +1,95 @@
+"""What watching a network has taught: labels of its tensors, costs, and every op that ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_slimga.graph.labels import LabelArray, Labels, LabelStore
+from lightning_slimga.graph.slots import Slot
+
+
+@dataclass(frozen=True)
+class CostTerm:
+    """MACs of one op: ``constant`` times the live size of each labelled dimension.
+
+    Attributes:
+        module: name of the module whose forward ran the op.
+        constant: product of the sizes that no mask changes.
+        factors: labels of the dimensions that shrink.
+    """
+
+    module: str
+    constant: int
+    factors: tuple[LabelArray, ...]
+
+
+@dataclass(frozen=True)
+class SizeAttribute:
+    """A number that a module keeps about a dimension, such as ``out_channels`` or ``groups``.
+
+    Attributes:
+        module: name of the module.
+        attribute: its attribute; ``normalized_shape.-1`` is an entry of a tuple.
+        labels: one label per unit of the number.
+    """
+
+    module: str
+    attribute: str
+    labels: LabelArray
+
+
+@dataclass
+class Trace:
+    """Everything that watching forward passes has taught; shared by all passes of an analysis."""
+
+    store: LabelStore
+    slots: dict[str, Slot]
+    modules: dict[str, nn.Module]
+    slot_labels: dict[str, Labels] = field(default_factory=dict)
+    attributes: dict[tuple[str, str], SizeAttribute] = field(default_factory=dict)
+    scaling_factors: set[str] = field(default_factory=set)
+    contracted_buffers: set[str] = field(default_factory=set)
+    choices: dict[int, int] = field(default_factory=dict)
+    approximate: bool = False
+    approximations: dict[str, None] = field(default_factory=dict)
+
+    def labels_of_slot(self, name: str) -> Labels:
+        """Labels of a parameter or buffer, made at the first meeting; size 1 has none."""
+        if name not in self.slot_labels:
+            shape = self.slots[name].tensor.shape
+            self.slot_labels[name] = [self.store.fresh(n) if n > 1 else None for n in shape]
+        return self.slot_labels[name]
+
+
+@dataclass
+class OpRecord:
+    """One op of a recorded pass: enough to predict every shape of the shrunk pass.
+
+    Attributes:
+        name: qualified op name.
+        module: module whose forward ran it.
+        line: the op's place in the code: module class and position within the module's call.
+        inputs: labels of its tensor arguments.
+        outputs: labels of its results.
+        shapes: shapes of its results, full size.
+    """
+
+    name: str
+    module: str
+    line: tuple[str, int]
+    inputs: tuple[Labels, ...]
+    outputs: tuple[Labels, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Every tensor in an op's arguments or result, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
