@@ -8,6 +8,12 @@ Trainer of the `pytorch_lightning` package.
 
 from __future__ import annotations
 
+from lightning_slimga.callbacks.internals.agreement import (
+    average_over_ranks,
+    require_agreement,
+    share_buffers,
+    share_calls,
+)
 from lightning_slimga.callbacks.internals.batches import training_batches
 from lightning_slimga.callbacks.internals.capture import capture_calls
 from lightning_slimga.callbacks.internals.checkpoint_hooks import (
@@ -25,6 +31,7 @@ from lightning_slimga.callbacks.internals.strategy import (
 
 __all__ = [
     "FitnessEvaluator",
+    "average_over_ranks",
     "averaged_models",
     "broadcast",
     "capture_calls",
@@ -33,6 +40,9 @@ __all__ = [
     "reduce_mean",
     "refuse_unsupported_strategy",
     "remove_checkpoint_hooks",
+    "require_agreement",
     "reset_monitors",
+    "share_buffers",
+    "share_calls",
     "training_batches",
 ]
