@@ -51,7 +51,7 @@ class Lockstep(TorchDispatchMode):
     """
 
     def __init__(self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._records = records
         self._graph = graph
         self._keep = keep
