@@ -74,7 +74,7 @@ class Tracer(TorchDispatchMode):
 
     def lookup(self, tensor: Tensor) -> Labels:
         """Labels of any tensor of the pass."""
-        labels: Labels | None = self._labels.get(tensor)
+        labels: Labels | None = self._labels.get(tensor)  # type: ignore[no-untyped-call]
         if labels is None:
             slot = self.slot_of(tensor)
             if slot is None:
