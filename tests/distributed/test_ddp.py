@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from torch.utils.data import DistributedSampler
+
+from tests.distributed.fits import GLOBAL_BATCH, NUM_IMAGES, fit, images
+from tests.distributed.launching import LAUNCHERS, launch, results
+
+NAMES = {"script": ("norm", "frozen", "clocks", "disagreeing"), "torchrun": ("norm",)}
+BATCH = GLOBAL_BATCH // 2
+
+
+Ranks = Callable[[str, str], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """What both ranks have seen of a fit; each launcher runs once, for all test processes."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def seen(launcher: str, name: str) -> list[dict[str, Any]]:
+        path: Path = folder / f"{launcher}.json"
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_text(json.dumps(results(launcher, *NAMES[launcher])))
+        found: list[dict[str, Any]] = json.loads(path.read_text())[name]
+        return found
+
+    return seen
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_ranks_stay_equal(launcher: str, ranks: Ranks) -> None:
+    first, second = ranks(launcher, "norm")
+    for what in ("plan", "surgery", "history", "steps", "end", "weights"):
+        assert first[what] == second[what], what
+    steps = NUM_IMAGES // GLOBAL_BATCH * 2
+    assert len(set(first["steps"])) == steps  # they were equal, and they moved
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_statistics_are_the_mean_over_the_ranks(launcher: str, ranks: Ranks) -> None:
+    seen = ranks(launcher, "norm")[0]
+    weight, bias = (torch.tensor(value) for value in seen["conv"])
+    means, variances = [], []
+    for rank in range(2):  # Lightning shards with its default seed, and this was epoch 1
+        sampler = DistributedSampler(images(NUM_IMAGES, 0), num_replicas=2, rank=rank, seed=0)
+        sampler.set_epoch(1)
+        pixels = images(NUM_IMAGES, 0).tensors[0][list(sampler)]
+        for batch in pixels.split(BATCH)[:2]:
+            channels = torch.nn.functional.conv2d(batch, weight, bias).transpose(0, 1).flatten(1)
+            means.append(channels.mean(1))
+            variances.append(channels.var(1))
+    mean, variance = (torch.tensor(value) for value in seen["statistics"])
+    torch.testing.assert_close(mean, torch.stack(means).mean(0))
+    torch.testing.assert_close(variance, torch.stack(variances).mean(0))
+
+
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
+@pytest.mark.filterwarnings("ignore:.*has not moved toward zero")
+def test_two_processes_equal_one_with_the_same_global_batch(ranks: Ranks) -> None:
+    """With statistics that do not depend on how a batch is divided, and a metric that is a mean."""
+    two, one = ranks("script", "frozen")[0], fit("frozen", processes=1)
+    assert one["plan"] == two["plan"]
+    assert one["surgery"]["shapes"] == two["surgery"]["shapes"]
+    assert len(one["history"]) == len(two["history"]) == 3
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a["widths"] == b["widths"]
+        assert a["evaluations"] == b["evaluations"]
+        assert [a["best"], a["mean"], a["std"]] == pytest.approx(
+            [b["best"], b["mean"], b["std"]], abs=1e-6
+        )
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(torch.tensor(value), torch.tensor(two["weights"][name]))
+
+
+def test_time_is_up_on_all_ranks_or_none(ranks: Ranks) -> None:
+    first, second = ranks("script", "clocks")
+    assert first["history"] == second["history"]
+    assert first["history"][-1]["evaluations"] == 6
+    assert first["plan"] == second["plan"]
+
+
+def test_ranks_that_disagree_are_stopped_before_surgery(ranks: Ranks) -> None:
+    first, second = ranks("script", "disagreeing")
+    assert first == second
+    assert "The processes do not agree on what to cut (rank 0: " in first["error"]
+    assert "so nothing was cut" in first["error"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "rank", "sync"),
+    [("script", 0, False), ("script", 1, True), ("torchrun", 1, False)],
+)
+def test_a_failing_rank_ends_all(launcher: str, rank: int, sync: bool) -> None:
+    environment = {"FAILING_RANK": str(rank), **({"SYNC": "1"} if sync else {})}
+    done = launch(launcher, "failing", timeout=200, **environment)
+    ended = time.time()
+    raised = [line for line in done.stdout.splitlines() if line.startswith("RAISED ")]
+    assert len(raised) == 1, done.stderr[-3000:]
+    assert ended - float(raised[0].split()[1]) < 60
+    assert "ValueError: a mistake of the user's" in done.stderr
+    assert "RESULT" not in done.stdout
+    assert done.returncode != 0
