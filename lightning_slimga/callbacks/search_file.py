@@ -18,7 +18,8 @@ class SearchFile:
     """Keeps the state of a search next to the run's checkpoints.
 
     A state is only taken up by a run whose weights, settings and step are exactly those that
-    it was written for: fitness values of another network are worth nothing.
+    it was written for: fitness values of another network are worth nothing. The file stays until
+    the fit ends: before a checkpoint holds the small network, a killed run needs it again.
 
     Args:
         trainer: the Trainer, inside ``fit``.
@@ -29,51 +30,77 @@ class SearchFile:
     def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> None:
         self._trainer = trainer
         self._fingerprint = _fingerprint(trainer, pl_module, settings)
-        self._path = _folder(trainer) / _NAME
+        self._path = _path(trainer)
+        self._writable = True
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self, offered: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """State of an interrupted search of exactly this network, or None.
 
-        Looked for beside the checkpoint that the fit was resumed from, then in this run's folder.
+        Looked for beside the checkpoint that the fit was resumed from and in this run's folder;
+        of several the one that has searched longest. Every rank gets what rank 0 has found.
+
+        Args:
+            offered: what :meth:`packed` has returned, from a checkpoint.
         """
-        folders = [_folder(self._trainer)]
-        if self._trainer.ckpt_path:
-            folders.insert(0, Path(self._trainer.ckpt_path).parent)
-        for folder in folders:
-            path = folder / _NAME
-            if path.is_file():
-                try:
-                    content = torch.load(path, weights_only=True)
-                except Exception as error:  # whatever is in the file, the search can start over
-                    rank_zero_warn(f"{path} cannot be read ({error}); the search starts anew.")
-                    continue
-                if content["fingerprint"] == self._fingerprint:
-                    rank_zero_info(f"the search goes on from {path}")
-                    state: dict[str, Any] = content["search"]
-                    return state
-        return None
+        found = [offered] if offered is not None else []
+        if self._trainer.is_global_zero:
+            found += self._files()
+        states = [one["search"] for one in found if one["fingerprint"] == self._fingerprint]
+        state = max(states, key=lambda state: float(state["seconds"]), default=None)
+        state = self._trainer.strategy.broadcast(state, src=0)
+        if state is not None:
+            rank_zero_info("the search goes on where it was interrupted")
+        return state
+
+    def packed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state together with what it belongs to, plain data."""
+        return {"fingerprint": self._fingerprint, "search": state}
 
     def write(self, state: dict[str, Any]) -> None:
         """Write the state; whoever reads sees the old file or the new one, never a part."""
-        if not self._trainer.is_global_zero:
+        if not self._trainer.is_global_zero or not self._writable:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(f".{os.getpid()}.partial")
-        torch.save({"fingerprint": self._fingerprint, "search": state}, partial)
-        os.replace(partial, self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(self.packed(state), partial)
+            os.replace(partial, self._path)
+        except OSError as error:
+            self._writable = False
+            rank_zero_warn(
+                f"the state of the search cannot be saved to {self._path} ({error}): if this run"
+                " is interrupted, the search has to start over"
+            )
 
-    def remove(self) -> None:
-        """The search is over and its result applied."""
-        if self._trainer.is_global_zero:
-            self._path.unlink(missing_ok=True)
+    def _files(self) -> list[dict[str, Any]]:
+        paths = [self._path]
+        if self._trainer.ckpt_path:
+            paths.append(Path(self._trainer.ckpt_path).parent / _NAME)
+        contents = []
+        for path in dict.fromkeys(paths):
+            if path.is_file():
+                try:
+                    contents.append(torch.load(path, weights_only=True))
+                except Exception as error:  # whatever is in the file, the search can start over
+                    rank_zero_warn(f"{path} cannot be read ({error}); it is ignored.")
+        return contents
 
 
-def _folder(trainer: pl.Trainer) -> Path:
-    for callback in trainer.checkpoint_callbacks:
-        dirpath = getattr(callback, "dirpath", None)
-        if dirpath:
-            return Path(dirpath)
-    return Path(trainer.default_root_dir)
+def remove_search_file(trainer: pl.Trainer) -> None:
+    """The fit is over: nobody will resume it."""
+    if trainer.is_global_zero:
+        path = _path(trainer)
+        for file in (path, *path.parent.glob(f"{path.stem}.*.partial")):
+            file.unlink(missing_ok=True)
+
+
+def _path(trainer: pl.Trainer) -> Path:
+    """In the folder of the checkpoints, or else of the run, if that is on this machine."""
+    folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    for folder in (*folders, trainer.default_root_dir):
+        if folder and "://" not in str(folder):
+            return Path(folder) / _NAME
+    return Path(_NAME)
 
 
 def _fingerprint(trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> str:
