@@ -15,7 +15,9 @@ from lightning_slimga.callbacks.internals import (
     refuse_unsupported_strategy,
     remove_checkpoint_hooks,
 )
+from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.pruning_run import PruningRun
+from lightning_slimga.callbacks.search_file import remove_search_file
 from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.checkpoint import apply_plans, read_plans, store_plans
 from lightning_slimga.plan import PruningPlan
@@ -167,19 +169,32 @@ class GeneticPruneCallback(pl.Callback):
         """
         if batch_idx or self._finished or trainer.current_epoch < self.prune_epoch:
             return
-        self._run = PruningRun(trainer, pl_module, self.settings, self._search_state)
-        try:
-            result = self._run.execute()
-        finally:
-            self._search_state, self._run = self._run.search_state, None
-        self._finished, self._search_state = True, None
-        self.history, self.timings = result.history, result.timings
-        if result.plan is not None:
-            self.plan = result.plan
-            self._plans.append(result.plan)
+        with DeferredSignals() as signals:
+            self._run = PruningRun(trainer, pl_module, self.settings, self._search_state, signals)
+            try:
+                self._run.execute()
+                self._finished = True
+            finally:
+                self._take_over(self._run)
+
+    def _take_over(self, run: PruningRun) -> None:
+        """Keep what a run leaves behind, whether it has come to its end or not.
+
+        Once the network is small the plan belongs into every checkpoint, also when something
+        (a callback's `on_surgery`, say) fails after the cut.
+        """
+        self._search_state, self._run = run.search_state, None
+        if run.result.plan is not None:
+            self.plan = run.result.plan
+            self._plans.append(run.result.plan)
+            self._finished = True
+        if self._finished:
+            self._search_state = None
+            self.history, self.timings = run.result.history, run.result.timings
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say so when the fit ended too early for a search."""
+        """Tidy up, and say so when the fit ended too early for a search."""
+        remove_search_file(trainer)
         if not self._finished and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_warn(
                 f"The fit ended after {trainer.current_epoch} epochs, before `prune_epoch="

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
@@ -28,6 +29,7 @@ from lightning_slimga.callbacks.internals import (
     share_calls,
     training_batches,
 )
+from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call, narrowed
@@ -46,7 +48,8 @@ class PruningRun:
         trainer: the Trainer, inside ``fit``.
         pl_module: its LightningModule, full size.
         settings: the callback's arguments.
-        state: state of an interrupted search, or None.
+        state: what `search_state` was when a search was interrupted, or None.
+        signals: signals that wait; they are delivered between validation batches.
 
     Attributes:
         full_state: the module's ``state_dict`` before the search. Checkpoints that a signal handler
@@ -59,6 +62,7 @@ class PruningRun:
         pl_module: pl.LightningModule,
         settings: SearchSettings,
         state: dict[str, Any] | None,
+        signals: DeferredSignals,
     ) -> None:
         self.trainer = trainer
         self.module = pl_module
@@ -66,14 +70,16 @@ class PruningRun:
         self.result = PruningResult()
         self.full_state = _own_state(pl_module)
         self._file = SearchFile(trainer, pl_module, repr(settings))
-        self._state = state if state is not None else self._file.read()
+        self._state, self._signals = state, signals
         self._search: GeneticSearch | None = None
         self._warned_nan = False
 
     @property
     def search_state(self) -> dict[str, Any] | None:
         """Where the search stands, plain data; None before it has begun."""
-        return self._state if self._search is None else self._search.state_dict()
+        if self._search is None:
+            return self._state
+        return self._file.packed(self._search.state_dict())
 
     def execute(self) -> PruningResult:
         """Run everything.
@@ -105,9 +111,9 @@ class PruningRun:
         with self._timed("search"):
             self._run_search(search)
             self.mask = self._choose(search)
+        self._deliver_signals()
         with self._timed("surgery"):
             self._cut(self.mask)
-        self._file.remove()
         try:
             self._announcer.finish(self)
         except Exception as error:  # the network is small already: a report must not end the fit
@@ -172,8 +178,9 @@ class PruningRun:
             evaluation_factor=settings.evaluation_factor,
             seed=settings.seed,
         )
-        if self._state is not None:
-            search.load_state_dict(self._state)
+        state = self._file.read(self._state)
+        if state is not None:
+            search.load_state_dict(state)
         self._search = search
         return search
 
@@ -185,6 +192,7 @@ class PruningRun:
                 search.tell([mask], [self._fitness(mask)])
                 self._follow_rank_zero(search)
                 self._announcer.evaluated(search)
+                self._deliver_signals()
                 if search.generation > generation:
                     self._file.write(search.state_dict())
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
@@ -193,6 +201,13 @@ class PruningRun:
         self.result.history = search.history
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
+
+    def _deliver_signals(self, *_: Any) -> bool:
+        """Here the network may be left: also called between validation batches, to go on."""
+        self._signals.deliver()
+        if self.trainer.received_sigterm:  # Lightning does not look after a last batch
+            raise SIGTERMException
+        return False
 
     def _follow_rank_zero(self, search: GeneticSearch) -> None:
         """Keep the ranks' searches in step: clocks differ, and `max_time` decides by the clock."""
@@ -206,7 +221,7 @@ class PruningRun:
         context = self.trainer.precision_plugin.forward_context()
         statistics = recalibrated(self.module, self._recalibration, self._average)
         with self.surgery.shrunk(mask), self._timed("forward"), context, statistics:
-            value = (evaluator or self._evaluator)()
+            value = (evaluator or self._evaluator)(stop_when=self._deliver_signals)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True
             rank_zero_warn(
