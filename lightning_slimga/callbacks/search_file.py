@@ -31,7 +31,6 @@ class SearchFile:
         self._trainer = trainer
         self._fingerprint = _fingerprint(trainer, pl_module, settings)
         self._path = _path(trainer)
-        self._writable = True
 
     def read(self, offered: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """State of an interrupted search of exactly this network, or None.
@@ -58,7 +57,7 @@ class SearchFile:
 
     def write(self, state: dict[str, Any]) -> None:
         """Write the state; whoever reads sees the old file or the new one, never a part."""
-        if not self._trainer.is_global_zero or not self._writable:
+        if self._path is None or not self._trainer.is_global_zero:
             return
         partial = self._path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -66,14 +65,14 @@ class SearchFile:
             torch.save(self.packed(state), partial)
             os.replace(partial, self._path)
         except OSError as error:
-            self._writable = False
             rank_zero_warn(
                 f"the state of the search cannot be saved to {self._path} ({error}): if this run"
                 " is interrupted, the search has to start over"
             )
+            self._path = None
 
     def _files(self) -> list[dict[str, Any]]:
-        paths = [self._path]
+        paths = [] if self._path is None else [self._path]
         if self._trainer.ckpt_path:
             paths.append(Path(self._trainer.ckpt_path).parent / _NAME)
         contents = []
@@ -88,19 +87,19 @@ class SearchFile:
 
 def remove_search_file(trainer: pl.Trainer) -> None:
     """The fit is over: nobody will resume it."""
-    if trainer.is_global_zero:
-        path = _path(trainer)
+    path = _path(trainer)
+    if path is not None and trainer.is_global_zero:
         for file in (path, *path.parent.glob(f"{path.stem}.*.partial")):
             file.unlink(missing_ok=True)
 
 
-def _path(trainer: pl.Trainer) -> Path:
-    """In the folder of the checkpoints, or else of the run, if that is on this machine."""
-    folders = [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
-    for folder in (*folders, trainer.default_root_dir):
+def _path(trainer: pl.Trainer) -> Path | None:
+    """In the folder of the checkpoints; None without any on this machine: nobody could resume."""
+    for callback in trainer.checkpoint_callbacks:
+        folder = getattr(callback, "dirpath", None)
         if folder and "://" not in str(folder):
             return Path(folder) / _NAME
-    return Path(_NAME)
+    return None
 
 
 def _fingerprint(trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> str:
