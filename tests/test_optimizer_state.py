@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ Slices = dict[str, tuple[str | None, ...]]
 class Net(nn.Module):
     """Two convolutions and a head, of any width."""
 
-    cuts: Slices = {
+    cuts: ClassVar[Slices] = {
         "conv1.weight": ("conv1", None),
         "conv1.bias": ("conv1",),
         "bn1": ("conv1",),
@@ -43,7 +43,7 @@ class Net(nn.Module):
 class MLP(nn.Module):
     """Matrices only, which is what Muon takes."""
 
-    cuts: Slices = {
+    cuts: ClassVar[Slices] = {
         "fc1.weight": ("fc1", None),
         "fc2.weight": ("fc2", "fc1"),
         "fc3.weight": (None, "fc2"),
@@ -233,7 +233,9 @@ def test_a_warning_that_is_an_error_leaves_everything_as_it_was() -> None:
     optimizer = optim.Adafactor(model.parameters(), lr=1e-2)
     _steps(model, optimizer, 2, seed=0)
     before, held = snapshot(model), dict(optimizer.state)
-    with pytest.raises(UserWarning, match="Adafactor keeps state"):  # warnings are errors in this suite
+    with pytest.raises(
+        UserWarning, match="Adafactor keeps state"
+    ):  # warnings are errors in this suite
         surgery.apply(keep, optimizers=[optimizer])
     assert_same(before, snapshot(model))
     assert held == dict(optimizer.state)

@@ -105,7 +105,9 @@ def build(choices: Choices) -> Sample:
 
 
 def _add_step(choices: Choices, net: RandomNet, values: list[Tensor]) -> None:
-    main = len(values) - 1 - min(choices.integer(0, 5) // 3 * choices.integer(0, 3), len(values) - 1)
+    main = (
+        len(values) - 1 - min(choices.integer(0, 5) // 3 * choices.integer(0, 3), len(values) - 1)
+    )
     x = values[main]
     twin = [s for s, m in zip(net.steps, net.mains, strict=True) if _same(values[m], x)]
     step: Step | None

@@ -109,6 +109,4 @@ def partners(env: Env, x: Tensor, axis: int | None = None) -> list[int]:
     def reduced(t: Tensor) -> list[int]:
         return [n for i, n in enumerate(t.shape) if i != axis]
 
-    return [
-        i for i, t in enumerate(env) if t.dim() == x.dim() and reduced(t) == reduced(x)
-    ]
+    return [i for i, t in enumerate(env) if t.dim() == x.dim() and reduced(t) == reduced(x)]

@@ -28,7 +28,9 @@ def convolution(choices: Choices, x: Tensor, _: Env) -> Step:
     c, out = x.shape[1], width(choices)
     kernel, dilation = pick(choices, [(1, 1), (3, 1), (3, 2), (1, 1)])
     stride = pick(choices, [1, 1, 2]) if x.shape[2] > 2 else 1
-    layer = nn.Conv2d(c, out, kernel, stride, dilation * (kernel // 2), dilation, bias=flip(choices))
+    layer = nn.Conv2d(
+        c, out, kernel, stride, dilation * (kernel // 2), dilation, bias=flip(choices)
+    )
     return Step("convolution", _call, layer=layer)
 
 
@@ -76,7 +78,9 @@ def convolution_by_hand(choices: Choices, x: Tensor, _: Env) -> Step:
 
     out = width(choices)
     weight = nn.Parameter(torch.randn(out, x.shape[1], 1, 1).double() + 0.5)
-    return Step("standardised", run, weight=weight, shift=parameter(out, 1, 1), standard=int(flip(choices)))
+    return Step(
+        "standardised", run, weight=weight, shift=parameter(out, 1, 1), standard=int(flip(choices))
+    )
 
 
 @word(2, 3, weight=3)

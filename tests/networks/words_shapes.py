@@ -128,8 +128,12 @@ def shuffle(choices: Choices, x: Tensor, _: Env) -> Step:
     n, c, h, w = x.shape
     groups = divisor(choices, c)
     options = [
-        lambda x: x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w),
-        lambda x: x.view(len(x), groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
+        lambda x: (
+            x.contiguous().view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+        ),
+        lambda x: (
+            x.contiguous().view(len(x), groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        ),
         lambda x: F.channel_shuffle(x, groups),
         lambda x: x.reshape(n, -1, groups, h, w).permute(0, 2, 1, 3, 4).reshape(n, -1, h, w),
     ]
@@ -142,12 +146,14 @@ def grouped_view(choices: Choices, x: Tensor, _: Env) -> Step:
     n, c, h, w = x.shape
     groups = divisor(choices, c)
     options = [
-        lambda step, x: (x.view(n, groups, -1, h, w) * step.scale).flatten(1, 2),
-        lambda step, x: (x.view(n, groups, c // groups, h, w) * step.scale).view(n, c, h, w),
+        lambda step, x: (x.contiguous().view(n, groups, -1, h, w) * step.scale).flatten(1, 2),
+        lambda step, x: (x.contiguous().view(n, groups, c // groups, h, w) * step.scale).view(
+            n, c, h, w
+        ),
         lambda step, x: x.unflatten(1, (-1, groups)).mean(2),
         lambda step, x: x.unflatten(1, (groups, -1)).sum(1),
-        lambda step, x: x.view(n, c, h * w).view(n, c * h, w).view(n, c, h, w),
-        lambda step, x: x.view(n, c // groups, groups * h, w),
+        lambda step, x: x.contiguous().view(n, c, h * w).view(n, c * h, w).view(n, c, h, w),
+        lambda step, x: x.contiguous().view(n, c // groups, groups * h, w),
         lambda step, x: x.repeat_interleave(2, 1),
         lambda step, x: x.repeat(1, 2, 1, 1),
         lambda step, x: x.unsqueeze(2).expand(-1, -1, 2, -1, -1).reshape(n, -1, h, w),
@@ -268,7 +274,9 @@ def to_image(choices: Choices, x: Tensor, _: Env) -> Step | None:
     side = int(x.shape[1] ** 0.5)
     if side * side != x.shape[1]:
         return Step("mean over tokens", lambda _, x: x.mean(1))
-    return Step("to image", lambda s, x: x.transpose(1, 2).unflatten(2, (s.side, s.side)), side=side)
+    return Step(
+        "to image", lambda s, x: x.transpose(1, 2).unflatten(2, (s.side, s.side)), side=side
+    )
 
 
 @word(2)

@@ -107,6 +107,21 @@ def _vgg() -> nn.Module:
     return network
 
 
+def two_layers() -> nn.Sequential:
+    """Two convolutions with norms and a linear head, double precision."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    ).double()
+
+
 def _image(size: int, batch: int = 2) -> Callable[[], Tensor]:
     return partial(torch.randn, batch, 3, size, size)
 
