@@ -1,0 +1,197 @@
+"""How strong the penalty is at each batch: a fixed λ, or one that finds itself."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_slimga.callbacks.sparsity_pull import Pull
+from lightning_slimga.penalties import smallest
+
+
+class FixedStrength:
+    """One λ, after an optional linear warm-up.
+
+    Args:
+        strength: λ >= 0.
+        warmup_epochs: Epochs over which λ rises from 0.
+    """
+
+    def __init__(self, strength: float, warmup_epochs: float) -> None:
+        known = not isinstance(strength, str) and strength >= 0
+        expect(known, "strength", 'a number >= 0 or "auto"', strength)
+        self.strength, self.warmup_epochs = strength, warmup_epochs
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Nothing to prepare."""
+
+    def at(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> float:
+        """Return λ for this batch."""
+        if not self.warmup_epochs:
+            return self.strength
+        return self.strength * min(1.0, epochs_done(trainer, batch_idx) / self.warmup_epochs)
+
+    def must_move(self, strength: float) -> bool:
+        """Return whether γ must shrink within an epoch that begins with this λ."""
+        return 0 < self.strength <= strength
+
+    def finish(self, share: float) -> None:
+        """No goal was set."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: λ is an argument."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore nothing."""
+
+
+class SteeredStrength:
+    """Steers λ so that the smallest `target_share` of |γ| has shrunk below `near_zero` in time.
+
+    What is steered is not the share itself, which stays 0 for most of the way and then leaps, but
+    the quantile q of |γ| at `target_share`: the share is reached when q is near zero. With
+    progress p in [0, 1], q is to fall steadily to `near_zero / 2` at p = `REACH`, and to stay
+    there while the network recovers. Every `EVERY` of the way the speed that is needed from here,
+    `(q − near_zero / 2) / (REACH − p)`, is compared with the speed since the last look, and λ is
+    multiplied by their ratio, within `FACTOR` and `1 / FACTOR`. That finds λ within a tenth of the
+    way from any start, follows learning-rate schedules, and needs to know neither the optimizer nor
+    the loss. Once q is near zero, or p = `REACH`, the goal is to hold the share: only the smallest
+    `target_share` of γ is penalised from there, and the others are free. The rule is ours.
+
+    Args:
+        target_share: Share of γ in (0, 1) that is to end near zero.
+        near_zero: |γ| below which a γ counts as near zero.
+        warmup_epochs: Epochs without penalty before the way begins.
+        target_epoch: Complete epochs after which the share is to be reached; None: before the
+            first pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
+    """
+
+    REACH = 0.8
+    EVERY = 0.01
+    FACTOR = 2.0
+    RELEASE = 0.9
+    START = 1e-4
+    TOLERANCE = 0.05
+
+    def __init__(
+        self, target_share: float, near_zero: float, warmup_epochs: float, target_epoch: int | None
+    ) -> None:
+        expect(0 < target_share < 1, "target_share", "between 0 and 1", target_share)
+        expect(near_zero > 0, "near_zero", 'positive with `strength="auto"`', near_zero)
+        self.target_share, self.near_zero = target_share, near_zero
+        self.warmup_epochs, self.target_epoch = warmup_epochs, target_epoch
+        self.strength = self.START
+        self.arrived = False
+        self._last_epoch = math.nan
+        self._progress, self._quantile = -math.inf, math.nan
+
+    def start(self, trainer: pl.Trainer) -> None:
+        """Find the epoch at which the share is to be reached.
+
+        Raises:
+            MisconfigurationException: If there is none, it leaves no time, or the number of
+                batches is unknown.
+        """
+        epoch = self.target_epoch or _first_prune_epoch(trainer) or trainer.max_epochs or -1
+        if not epoch > self.warmup_epochs or math.isinf(trainer.num_training_batches):
+            raise MisconfigurationException(
+                '`strength="auto"` expected a known number of batches per epoch and argument '
+                f"`target_epoch` (or `max_epochs`) to be above `warmup_epochs`, but got {epoch} "
+                f"epochs, {self.warmup_epochs} of warm-up and {trainer.num_training_batches} "
+                "batches. Set `target_epoch` or `limit_train_batches`, or give a fixed `strength`."
+            )
+        self._last_epoch = epoch
+
+    def at(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> float:
+        """Return λ for this batch, after another look where one is due."""
+        way = self._last_epoch - self.warmup_epochs
+        progress = (epochs_done(trainer, batch_idx) - self.warmup_epochs) / way
+        if progress < 0:
+            return 0.0
+        if progress >= self._progress + self.EVERY and pull:
+            self.look(progress, pull.magnitudes())
+        if pull.sparing is not None and self.arrived:
+            pull.sparing.share = self.target_share
+        return self.strength
+
+    def look(self, progress: float, magnitudes: Tensor) -> None:
+        """Measure, and change λ.
+
+        Args:
+            progress: Part of the way that is over, >= 0; above 1 the share is held.
+            magnitudes: |γ|, shape `(num_factors,)`, not empty.
+        """
+        quantile = float(smallest(magnitudes, self.target_share))
+        self.arrived = self.arrived or quantile < self.near_zero or progress >= self.REACH
+        if math.isfinite(self._progress):
+            needed = (quantile - self.near_zero / 2) / max(self.REACH - progress, 0.05)
+            speed = (self._quantile - quantile) / (progress - self._progress)
+            self.strength *= self._change(needed, speed)
+        self._progress, self._quantile = progress, quantile
+
+    def _change(self, needed: float, speed: float) -> float:
+        if needed <= 0:  # there: let go a little, but less quickly than we pull back
+            return self.RELEASE
+        if speed <= 0:  # the wrong way
+            return self.FACTOR
+        return min(max(needed / speed, 1 / self.FACTOR), self.FACTOR)
+
+    def must_move(self, strength: float) -> bool:
+        """Return False: γ may rise until λ is found, and `finish` judges the end."""
+        return False
+
+    def finish(self, share: float) -> None:
+        """Warn if the share was missed.
+
+        Args:
+            share: Share of γ near zero at the end of sparse training.
+        """
+        if abs(share - self.target_share) > self.TOLERANCE:
+            rank_zero_warn(
+                f"Sparse training ended with {share:.0%} of γ below {self.near_zero:g}; wanted "
+                f"were {self.target_share:.0%} (λ = {self.strength:.2g}). It may have ended early, "
+                "or γ cannot travel so far: give it more epochs or a higher learning rate, and "
+                "leave `proximal` at None, because a gradient step shakes γ around zero."
+            )
+
+    def state_dict(self) -> dict[str, float]:
+        """Return λ and the last look, plain numbers."""
+        return {
+            "strength": self.strength,
+            "progress": self._progress,
+            "quantile": self._quantile,
+            "arrived": self.arrived,
+        }
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned."""
+        self.strength = state["strength"]
+        self._progress, self._quantile = state["progress"], state["quantile"]
+        self.arrived = bool(state["arrived"])
+
+
+def expect(holds: bool, argument: str, expected: str, got: object) -> None:
+    """Raise a ValueError that names the argument, unless it holds."""
+    if not holds:
+        raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {got!r}.")
+
+
+def epochs_done(trainer: pl.Trainer, batch_idx: int) -> float:
+    """Return how many epochs lie behind this batch; an epoch of unknown length counts at once."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (1.0 if math.isinf(batches) else batch_idx / batches)
+
+
+def _first_prune_epoch(trainer: pl.Trainer) -> int | None:
+    """Known by what they offer, not by class, so that any callback that prunes can be followed."""
+    epochs: list[Any] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        epochs += [getattr(callback, "prune_epoch", None)]
+        epochs += list(getattr(callback, "prune_epochs", None) or [])
+    return min((epoch for epoch in epochs if isinstance(epoch, int)), default=None)
