@@ -111,6 +111,12 @@ class GeneticPruneCallback(pl.Callback):
             ("patience", patience),
         ):
             _expect(limit is None or limit > 0, name, "positive or None", limit)
+        _expect(
+            _is_share_or_count(fitness_batches),
+            "fitness_batches",
+            "None, an int >= 1 or a float in (0, 1]",
+            fitness_batches,
+        )
         self.monitor, self.mode, self.prune_epoch = monitor, mode, prune_epoch
         self.settings = SearchSettings(
             monitor=monitor,
@@ -240,6 +246,12 @@ class GeneticPruneCallback(pl.Callback):
         store_plans(checkpoint, self._plans)
         if self._run is not None:
             checkpoint["state_dict"] = self._run.full_state
+
+
+def _is_share_or_count(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return value is None
+    return value >= 1 if isinstance(value, int) else 0.0 < value <= 1.0
 
 
 def _expect(holds: bool, name: str, expected: str, got: Any) -> None:

@@ -134,7 +134,13 @@ class PruningRun:
         training = capture_calls(trainer, module, batches, training=True)
         self._recalibration = training if settings.recalibration_batches else []
         self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
-        evaluating = capture_calls(trainer, module, batches[:1], training=False)
+        evaluating = capture_calls(trainer, module, batches[:1], training=False) or training
+        if not evaluating:
+            raise MisconfigurationException(
+                "`GeneticPruneCallback` finds out how the network is run by watching the module"
+                " calls in `training_step` and `validation_step`, but neither calls a module with"
+                " parameters (such as `self(x)` or `self.model(x)`)."
+            )
         small, samples = _distinct_and_small(evaluating)
         small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
         self.surgery = ChannelSurgery(
