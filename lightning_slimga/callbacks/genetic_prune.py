@@ -176,12 +176,18 @@ class GeneticPruneCallback(pl.Callback):
         if batch_idx or self._finished or trainer.current_epoch < self.prune_epoch:
             return
         with DeferredSignals() as signals:
-            self._run = PruningRun(trainer, pl_module, self.settings, self._search_state, signals)
+            run = PruningRun(trainer, pl_module, self.settings, self._search_state, signals)
+            self._run = run
             try:
-                self._run.execute()
+                run.execute()
                 self._finished = True
             finally:
-                self._take_over(self._run)
+                self._take_over(run)
+            if run.result.plan is not None:
+                for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                    if hasattr(callback, "on_surgery"):
+                        callback.on_surgery(trainer, pl_module, run.result.plan)
+                run.report()
 
     def _take_over(self, run: PruningRun) -> None:
         """Keep what a run leaves behind, whether it has come to its end or not.

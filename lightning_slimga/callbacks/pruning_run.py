@@ -114,11 +114,14 @@ class PruningRun:
         self._deliver_signals()
         with self._timed("surgery"):
             self._cut(self.mask)
+        return self.result
+
+    def report(self) -> None:
+        """Show what surgery has done."""
         try:
             self._announcer.finish(self)
         except Exception as error:  # the network is small already: a report must not end the fit
             rank_zero_warn(f"the pruning report could not be written: {error!r}")
-        return self.result
 
     def _prepare(self) -> None:
         """Collect how the network is run, try one evaluation, and analyse."""
@@ -267,10 +270,6 @@ class PruningRun:
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:
             reset_monitors(trainer)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            on_surgery = getattr(callback, "on_surgery", None)
-            if on_surgery is not None:
-                on_surgery(trainer, module, plan)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
