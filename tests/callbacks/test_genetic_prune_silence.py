@@ -16,7 +16,6 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_slimga.callbacks.announcing import Announcer
 from lightning_slimga.callbacks.pruning_run import PruningRun
 from tests.callbacks.small_fit import Net, assert_equal, prune, trainer, widths
 
@@ -154,7 +153,6 @@ def assert_same_fit(one: dict[str, Any], other: dict[str, Any]) -> None:
 @pytest.fixture
 def _no_surgery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PruningRun, "_cut", lambda *_: None)
-    monkeypatch.setattr(Announcer, "finish", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_no_surgery")
