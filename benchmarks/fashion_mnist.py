@@ -118,6 +118,7 @@ def pruned_run(
         fitness_batches=setting.fitness_batches,
         recalibration_batches=setting.recalibration_batches,
         seed=seed,
+        report=False,
     )
     save = KeepSparse(setting.prune_epoch, sparse)
     callbacks = [SparsityCallback(strength=setting.strength), prune, keep, save]
@@ -213,7 +214,6 @@ def trainer(setting: Setting, callbacks: list[L.Callback]) -> L.Trainer:
         limit_train_batches=setting.limit_train_batches,
         callbacks=callbacks,
         accelerator="cpu",
-        default_root_dir=tempfile.mkdtemp(),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
