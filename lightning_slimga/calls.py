@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from lightning_slimga.model_state import preserved
 
 
 @dataclass(frozen=True)
@@ -84,3 +89,44 @@ def narrowed(call: Call, samples: int) -> tuple[Call, int]:
     cut = [leaf[:samples] if isinstance(leaf, Tensor) and leaf.dim() else leaf for leaf in leaves]
     args, kwargs = tree_unflatten(cut, spec)
     return Call(call.module, args, kwargs), samples
+
+
+def examples_of(
+    model: nn.Module, calls: Sequence[Call], samples: int, *, training: bool
+) -> tuple[list[Call], int]:
+    """One call of each kind, on few samples if the network runs on few.
+
+    Calls are of one kind if they call the same module with the same structure of arguments.
+
+    Args:
+        model: the network; left as it was.
+        calls: recorded calls on whole batches.
+        samples: how many samples are enough.
+        training: whether the calls are made in training mode.
+
+    Returns:
+        The calls, and the number of samples in each.
+    """
+    kinds: dict[Hashable, Call] = {}
+    for call in calls:
+        kinds.setdefault(_kind(call), call)
+    few = [narrowed(call, samples) for call in kinds.values()]
+    try:
+        with preserved(model), torch.no_grad():
+            model.train(training)
+            for call, _ in few:
+                call.run(model)
+    except Exception:  # whatever a network raises that is made for one batch size
+        few = [narrowed(call, sys.maxsize) for call in kinds.values()]
+    return [call for call, _ in few], min((count for _, count in few), default=1)
+
+
+def _kind(call: Call) -> Hashable:
+    leaves, spec = tree_flatten((call.args, call.kwargs))
+    return call.module, str(spec), tuple(map(_kind_of_argument, leaves))
+
+
+def _kind_of_argument(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return value.dim()
+    return value if value is None or isinstance(value, (bool, str)) else type(value)

@@ -38,7 +38,7 @@ class Announcer:
         self._last_line = 0.0
         self._generations_told = 0
         self._gamma: dict[str, list[float]] = {}
-        self._latency = 0.0
+        self._latency: float | None = None
 
     def start(self, search: GeneticSearch) -> None:
         """The search begins, or goes on."""
@@ -68,11 +68,12 @@ class Announcer:
     def before(self, run: PruningRun) -> None:
         """Remember what surgery is about to change."""
         self._gamma = _gamma(run, np.ones(run.surgery.num_channels, dtype=bool))
-        self._latency = measure_latency(run.module, _one_sample(run))
+        self._latency = _latency(run)
 
     def finish(self, run: PruningRun) -> None:
         """The network is small: the table, and the report folder."""
         assert run.result.plan is not None
+        latency = None if self._latency is None else _latency(run)
         self.report = PruningReport(
             monitor=self.settings.monitor,
             mode=self.settings.mode,
@@ -87,7 +88,7 @@ class Announcer:
             gamma_after=_gamma_after(run, self._gamma),
             frozen=[(name, why) for name, dim, _, why in run.surgery.frozen if dim == 0],
             settings={**vars(self.settings), "budget": dict(self.settings.budget)},
-            latency_ms=(self._latency, measure_latency(run.module, _one_sample(run))),
+            latency_ms=None if latency is None else (self._latency, latency),
             seconds=dict(run.result.timings),
         )
         self._say(format_table(self.report))
@@ -111,8 +112,12 @@ class Announcer:
             logger.log_metrics(values, step=int(entry["generation"]))
 
 
-def _one_sample(run: PruningRun) -> list[Any]:
-    return [narrowed(call, 1)[0] for call in run.surgery.calls]
+def _latency(run: PruningRun) -> float | None:
+    """Milliseconds for one sample; None for a network that does not run on one."""
+    try:
+        return measure_latency(run.module, [narrowed(call, 1)[0] for call in run.surgery.calls])
+    except Exception:  # whatever a network raises that is made for larger batches
+        return None
 
 
 def _gamma(run: PruningRun, keep: Any) -> dict[str, list[float]]:

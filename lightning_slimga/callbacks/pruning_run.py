@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ from lightning_slimga.callbacks.internals import (
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
-from lightning_slimga.calls import Call, narrowed
+from lightning_slimga.calls import examples_of
 from lightning_slimga.recalibration import recalibrate, recalibrated
 from lightning_slimga.search import GeneticSearch, SearchSpace
 from lightning_slimga.shrinking import Mask
@@ -144,12 +144,13 @@ class PruningRun:
                 " calls in `training_step` and `validation_step`, but neither calls a module with"
                 " parameters (such as `self(x)` or `self.model(x)`)."
             )
-        small, samples = _distinct_and_small(evaluating)
+        small, samples = examples_of(module, evaluating, _SAMPLES, training=False)
         small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
+        in_training, _ = examples_of(module, training, _SAMPLES, training=True)
         self.surgery = ChannelSurgery(
             module,
             small,
-            training_inputs=share_calls(trainer, _distinct_and_small(training)[0]),
+            training_inputs=share_calls(trainer, in_training),
             allow_approximate=settings.allow_approximate,
             ignore=settings.ignore,
             only_scaled=settings.only_scaled,
@@ -288,12 +289,3 @@ def _own_state(pl_module: pl.LightningModule) -> dict[str, Any]:
         name: value.clone() if name in buffers else value
         for name, value in pl_module.state_dict().items()
     }
-
-
-def _distinct_and_small(calls: Sequence[Call]) -> tuple[list[Call], int]:
-    """One call per module, on a few samples; and how many samples that is."""
-    first: dict[str, Call] = {}
-    for call in calls:
-        first.setdefault(call.module, call)
-    small = [narrowed(call, _SAMPLES) for call in first.values()]
-    return [call for call, _ in small], min((samples for _, samples in small), default=1)
