@@ -126,7 +126,7 @@ def _kind(call: Call) -> Hashable:
     return call.module, str(spec), tuple(map(_kind_of_argument, leaves))
 
 
-def _kind_of_argument(value: Any) -> Hashable:
+def _kind_of_argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.dim()
     return value if value is None or isinstance(value, (bool, str)) else type(value)

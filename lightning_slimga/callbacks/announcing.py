@@ -73,7 +73,7 @@ class Announcer:
     def finish(self, run: PruningRun) -> None:
         """The network is small: the table, and the report folder."""
         assert run.result.plan is not None
-        latency = None if self._latency is None else _latency(run)
+        before, after = self._latency, _latency(run)
         self.report = PruningReport(
             monitor=self.settings.monitor,
             mode=self.settings.mode,
@@ -88,7 +88,7 @@ class Announcer:
             gamma_after=_gamma_after(run, self._gamma),
             frozen=[(name, why) for name, dim, _, why in run.surgery.frozen if dim == 0],
             settings={**vars(self.settings), "budget": dict(self.settings.budget)},
-            latency_ms=None if latency is None else (self._latency, latency),
+            latency_ms=None if before is None or after is None else (before, after),
             seconds=dict(run.result.timings),
         )
         self._say(format_table(self.report))

@@ -158,6 +158,8 @@ class GeneticPruneCallback(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported_strategy(trainer)
+        if not self._plans or not self._plans[-1].is_applied(pl_module):
+            self._finished, self._plans, self.plan = False, [], None  # of another module's fit
         last = trainer.max_epochs
         if last is not None and last != -1 and self.prune_epoch >= last:
             raise MisconfigurationException(
