@@ -143,7 +143,7 @@ def test_everything_is_ignored(no_candidate: None) -> None:
 
 
 def test_an_ignored_module_that_does_not_exist(no_candidate: None) -> None:
-    with pytest.raises(ValueError, match="`ignore` to hold patterns .* 'tail' matches none of"):
+    with pytest.raises(ValueError, match=r"`ignore` to hold patterns .* 'tail' matches none of"):
         fitted(Net(), prune(ignore=["tail"]))
 
 

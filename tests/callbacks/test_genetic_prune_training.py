@@ -91,4 +91,5 @@ def test_every_parameter_is_trained_after_surgery(optimizer: str) -> None:
     fit, module = fitted(Net(optimizer=optimizer), witness, prune())
     assert_pruned(fit, module)
     for name, parameter in module.named_parameters():
-        assert not torch.equal(parameter, witness.weights[0][name]), name
+        if name != "body.0.bias":  # the batch norm behind it takes its gradient away
+            assert not torch.equal(parameter, witness.weights[0][name]), name
