@@ -244,6 +244,11 @@ class GeneticPruneCallback(pl.Callback):
         if plans:
             apply_plans(pl_module, plans)
             rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
+        elif self._plans and self._plans[-1].is_applied(pl_module):
+            raise ValueError(
+                f"The checkpoint is a full-size one, but this {type(pl_module).__name__} has been"
+                " pruned. Load it into a freshly built module."
+            )
 
     def _add_plans(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the plans in every checkpoint, also in one with weights only.
