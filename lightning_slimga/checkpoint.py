@@ -15,11 +15,24 @@ from lightning_slimga.plan import PruningPlan
 PLANS_KEY = "lightning_slimga"
 """Key of a Lightning checkpoint under which the applied plans are kept, as plain data."""
 
+_ATTRIBUTE = "_pruning_plans"
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def store_plans(checkpoint: dict[str, Any], plans: list[PruningPlan]) -> None:
-    """Write applied plans into a checkpoint that is about to be saved."""
+def plans_of(model: nn.Module) -> list[PruningPlan]:
+    """The plans that have shrunk a module, oldest first; empty for one of full size."""
+    return list(getattr(model, _ATTRIBUTE, ()))
+
+
+def remember_plan(model: nn.Module, plan: PruningPlan) -> None:
+    """Let a module know the plan that has just shrunk it."""
+    setattr(model, _ATTRIBUTE, [*plans_of(model), plan])
+
+
+def store_plans(checkpoint: dict[str, Any], model: nn.Module) -> None:
+    """Write the plans of a module into a checkpoint of it that is about to be saved."""
+    plans = plans_of(model)
     if plans:
         checkpoint[PLANS_KEY] = {"plans": [plan.state_dict() for plan in plans]}
 
@@ -43,6 +56,7 @@ def apply_plans(model: nn.Module, plans: list[PruningPlan]) -> None:
         done -= 1
     for plan in plans[done:]:
         plan.apply(model)
+    setattr(model, _ATTRIBUTE, list(plans))
 
 
 def load_pruned(

@@ -19,7 +19,13 @@ from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.pruning_run import PruningRun
 from lightning_slimga.callbacks.search_file import remove_search_file
 from lightning_slimga.callbacks.settings import SearchSettings
-from lightning_slimga.checkpoint import apply_plans, read_plans, store_plans
+from lightning_slimga.checkpoint import (
+    apply_plans,
+    plans_of,
+    read_plans,
+    remember_plan,
+    store_plans,
+)
 from lightning_slimga.plan import PruningPlan
 
 
@@ -143,7 +149,6 @@ class GeneticPruneCallback(pl.Callback):
         self.history: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
         self._finished = False
-        self._plans: list[PruningPlan] = []
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
 
@@ -158,8 +163,8 @@ class GeneticPruneCallback(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported_strategy(trainer)
-        if not self._plans or not self._plans[-1].is_applied(pl_module):
-            self._finished, self._plans, self.plan = False, [], None  # of another module's fit
+        if not any(plan is self.plan for plan in plans_of(pl_module)):
+            self._finished, self.plan = False, None  # they are of another module's fit
         last = trainer.max_epochs
         if last is not None and last != -1 and self.prune_epoch >= last:
             raise MisconfigurationException(
@@ -200,7 +205,7 @@ class GeneticPruneCallback(pl.Callback):
         self._search_state, self._run = run.search_state, None
         if run.result.plan is not None:
             self.plan = run.result.plan
-            self._plans.append(run.result.plan)
+            remember_plan(run.module, run.result.plan)
             self._finished = True
         if self._finished:
             self._search_state = None
@@ -217,8 +222,9 @@ class GeneticPruneCallback(pl.Callback):
             )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Take our hooks off the module."""
-        remove_checkpoint_hooks(pl_module)
+        """Take our hooks off a module of full size; a pruned one can still be saved."""
+        if not plans_of(pl_module):
+            remove_checkpoint_hooks(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: whether the search is done, its history, and where it stands."""
@@ -227,7 +233,6 @@ class GeneticPruneCallback(pl.Callback):
             "history": self.history,
             "timings": self.timings,
             "search": self._run.search_state if self._run else self._search_state,
-            "plans": [plan.state_dict() for plan in self._plans],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -235,16 +240,15 @@ class GeneticPruneCallback(pl.Callback):
         self._finished = state_dict["finished"]
         self.history, self.timings = state_dict["history"], state_dict["timings"]
         self._search_state = state_dict["search"]
-        self._plans = [PruningPlan.from_state_dict(plan) for plan in state_dict["plans"]]
-        self.plan = self._plans[-1] if self._plans else None
 
     def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring a full-size module to the checkpoint's size before its weights are loaded."""
         plans = read_plans(checkpoint)
         if plans:
             apply_plans(pl_module, plans)
+            self.plan = plans[-1]
             rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
-        elif self._plans and self._plans[-1].is_applied(pl_module):
+        elif plans_of(pl_module):
             raise ValueError(
                 f"The checkpoint is a full-size one, but this {type(pl_module).__name__} has been"
                 " pruned. Load it into a freshly built module."
@@ -256,7 +260,7 @@ class GeneticPruneCallback(pl.Callback):
         In the middle of a search (a signal handler saves then) the module may hold a candidate's
         tensors: the checkpoint gets the full network's.
         """
-        store_plans(checkpoint, self._plans)
+        store_plans(checkpoint, pl_module)
         if self._run is not None:
             checkpoint["state_dict"] = self._run.full_state
 

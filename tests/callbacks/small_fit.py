@@ -70,7 +70,7 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
     def train_dataloader(self) -> Any:
-        return DataLoader(data(), batch_size=12, shuffle=True)
+        return DataLoader(data(), batch_size=12)
 
     def val_dataloader(self) -> Any:
         return DataLoader(data(20, seed=1), batch_size=20)

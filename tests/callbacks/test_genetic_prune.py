@@ -1,4 +1,4 @@
-"""One fit from dense to small: what it leaves behind, what people see, and what else hears of it."""
+"""One fit from dense to small: what it leaves behind, and what people see of it."""
 
 from __future__ import annotations
 

@@ -14,10 +14,11 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_slimga.callbacks.pruning_run import PruningRun
-from tests.callbacks.small_fit import Net, assert_equal, prune, trainer, widths
+from tests.callbacks.small_fit import Net, assert_equal, data, prune, trainer, widths
 
 
 class Random(Net):
@@ -42,6 +43,9 @@ class Random(Net):
         self.accuracy(self(batch[0] + torch.randn_like(batch[0])), batch[1])
         self.log("val_metric", self.accuracy, prog_bar=True)
         super().validation_step(batch, batch_idx)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(data(), batch_size=12, shuffle=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
