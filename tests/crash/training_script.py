@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
@@ -120,7 +121,6 @@ def train(
     """Fit to the end, or until the signal; at the end `final.pt` holds what matters."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    announcing.measure_latency = partial(measure_latency, min_run_time=1e-4)
     module = module or Net()
     prune = GeneticPruneCallback(
         "val_loss",
@@ -147,8 +147,10 @@ def train(
     )
     moments = Moments(at, number)
     sys.setprofile(moments)
+    brief = partial(measure_latency, min_run_time=1e-4)
     try:
-        trainer.fit(module, ckpt_path=ckpt_path)
+        with patch.object(announcing, "measure_latency", brief):
+            trainer.fit(module, ckpt_path=ckpt_path)
     finally:
         sys.setprofile(None)
         seen = {"calls": moments.calls, "evaluations": moments.evaluations}
@@ -158,7 +160,7 @@ def train(
             "weights": module.state_dict(),
             "optimizer": trainer.optimizers[0].state_dict()["state"],
             "epoch": trainer.current_epoch,
-            "candidates": prune.history[-1]["evaluations"],
+            "candidates": prune.history[-1]["evaluations"] if prune.history else 0,
         },
         folder / "final.pt",
     )
