@@ -15,95 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.calls import Call
 from lightning_slimga.graph.analysis import Analysis, output_tensors, running
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
-from lightning_slimga.graph.labels import LabelArray
-from lightning_slimga.graph.trace import OpRecord, tensors_in
+from lightning_slimga.graph.labels import DimLabels
+from lightning_slimga.graph.trace import OpRecord
+from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-
-
-class Deviation(Exception):  # noqa: N818  (nothing is wrong with the program)
-    """An op of the shrunk network did not do what the labels predict.
-
-    Attributes:
-        record: the op in the full network.
-        what: the deviation in words.
-    """
-
-    def __init__(self, record: OpRecord, what: str) -> None:
-        super().__init__(what)
-        self.record = record
-        self.what = what
-
-
-class Lockstep(TorchDispatchMode):
-    """Run ops beside the records of the full network and compare every shape.
-
-    Args:
-        records: the recorded ops.
-        graph: the channels.
-        keep: the mask that was cut.
-    """
-
-    def __init__(self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._records = records
-        self._graph = graph
-        self._keep = keep
-        self._next = 0
-        self._together = True
-        self._removed: dict[int, int] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        record = self._step(func._schema.name)
-        try:
-            out = func(*args, **(kwargs or {}))
-        except Exception as error:
-            if record is None:
-                raise
-            raise Deviation(record, f"the small network fails: {error}") from error
-        if record is not None:
-            self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
-        return out
-
-    def _step(self, name: str) -> OpRecord | None:
-        """The record of this op; None once the control flow depends on values."""
-        if self._together and self._next < len(self._records):
-            record = self._records[self._next]
-            self._next += 1
-            self._together = record.name == name
-            if self._together:
-                return record
-        return None
-
-    def _compare(self, record: OpRecord, found: list[tuple[int, ...]]) -> None:
-        labelled = any(
-            d is not None for labels in (*record.inputs, *record.outputs) for d in labels
-        )
-        for shape, full, labels in zip(found, record.shapes, record.outputs, strict=True):
-            expected = tuple(
-                n if dim is None else n - self._gone(dim)
-                for n, dim in zip(full, labels, strict=True)
-            )
-            if shape != expected:
-                if not labelled:  # sizes that depend on values, as in detection
-                    self._together = False
-                    return
-                raise Deviation(record, f"a size is written into the code: {expected} != {shape}")
-
-    def _gone(self, labels: LabelArray) -> int:
-        key = id(labels)
-        if key not in self._removed:
-            bits = self._graph.bits_of(labels)
-            self._removed[key] = int((~self._keep[bits[bits >= 0]]).sum())
-        return self._removed[key]
 
 
 class Proof:
@@ -130,26 +51,36 @@ class Proof:
         self._generator = np.random.Generator(np.random.PCG64(0))
 
     def settle(self) -> ChannelGraph:
-        """Freeze until the proof holds.
+        """Freeze until the proof holds; every round freezes at least one layer.
 
         Returns:
             The graph of what is left.
         """
-        while True:
-            graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
-            if not graph.layers:
-                return graph
-            keep = self._random_mask(graph)
-            try:
-                wrong = self._wrong(graph, keep)
-            except Deviation as deviation:
-                self._freeze_line(deviation)
-                continue
-            if wrong is None:
-                return graph
-            guilty = self._bisect(graph, keep, list(range(len(graph.layers))), wrong)
-            for layer in guilty:
-                self._freeze_layer(graph, layer, wrong)
+        with _stirred(self.model):
+            while True:
+                graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
+                if not graph.layers or self._holds(graph):
+                    return graph
+
+    def _holds(self, graph: ChannelGraph) -> bool:
+        """One round: whether the proof holds; if not, what it has found is frozen."""
+        keep = self._random_mask(graph)
+        everything = list(range(len(graph.layers)))
+        try:
+            why = self._wrong(graph, keep)
+        except Deviation as deviation:
+            why = deviation.what
+            if deviation.record is not None:
+                suspects = _layers_in(graph, _labels_of(deviation.record))
+                if suspects:
+                    guilty = self._deviating(graph, keep, suspects, deviation)
+                    self._freeze_line(graph, guilty, deviation.record, why)
+                    return False
+        if why is None:
+            return True
+        for layer in self._bisect(graph, keep, everything):
+            self._freeze_layer(graph, layer, f"{why} when it shrinks")
+        return False
 
     def _random_mask(self, graph: ChannelGraph) -> Mask:
         """Remove between one and all but one channel of every layer."""
@@ -162,82 +93,111 @@ class Proof:
         return keep
 
     def _wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
-        """What is wrong with the shrunk network, in words; None if nothing is.
+        """What is wrong with the values of the shrunk network, in words; None if nothing is.
 
-        In evaluation mode its values must be right. In training mode it must run: dropout draws
-        other numbers for other shapes.
+        In training mode it must only run: dropout draws other numbers for other shapes.
+
+        Raises:
+            Deviation: where it does not run in lockstep with the full network.
         """
+        found = self._run_shrunk(graph, keep)
+        self._run_shrunk(graph, keep, training=True)
         slots = self.analysis.trace.slots
-        with _stirred(self.model):
-            try:
-                with running(self.model), masked(self.model, graph, slots, keep):
-                    wanted = [call.run(self.model) for call in self.calls]
-            except Exception as error:  # e.g. the network checks its own values
-                return f"the masked network fails ({error})"
-            wrong = compare_outputs(wanted, self._run_shrunk(graph, keep, "eval"))
-            if wrong is None:
-                trained = self._run_shrunk(graph, keep, "train")
-                wrong = compare_outputs([], [x for x in trained if isinstance(x, str)])
-        return wrong
+        try:
+            with running(self.model), masked(self.model, graph, slots, keep):
+                wanted = [call.run(self.model) for call in self.calls]
+        except Exception as error:  # e.g. the network checks its own values
+            return f"the masked network fails ({error})"
+        return compare_outputs(wanted, found)
 
-    def _run_shrunk(self, graph: ChannelGraph, keep: Mask, mode: str) -> list[Any]:
-        records = self.analysis.records.get(mode)
+    def _run_shrunk(self, graph: ChannelGraph, keep: Mask, *, training: bool = False) -> list[Any]:
+        records = self.analysis.records.get("train" if training else "eval")
         if records is None:
             return []
+        calls = self.training_calls if training else self.calls
         plan = plan_cut(graph, self.analysis.trace.slots, keep)
-        with running(self.model, training=mode == "train"), swapped_in(plan, self.model):
+        with running(self.model, training=training), swapped_in(plan, self.model):
+            lockstep = Lockstep(records, graph, keep, training=training)
+            return lockstep.run(lambda: [call.run(self.model) for call in calls])
+
+    def _deviating(
+        self, graph: ChannelGraph, keep: Mask, suspects: list[int], deviation: Deviation
+    ) -> list[int]:
+        """The suspects that deviate alone, in any place; all of them if none does."""
+        if len(suspects) == 1:
+            return suspects
+        guilty = []
+        for layer in suspects:
             try:
-                calls = self.training_calls if mode == "train" else self.calls
-                with Lockstep(records, graph, keep):
-                    return [call.run(self.model) for call in calls]
+                self._run_shrunk(graph, _part(graph, keep, [layer]), training=deviation.training)
             except Deviation:
-                raise
-            except Exception as error:  # after the control flow parted: no op to blame
-                return [f"{type(error).__name__}: {error}"]
+                guilty.append(layer)
+        return guilty or suspects
 
-    def _freeze_line(self, deviation: Deviation) -> None:
-        """Freeze what meets at the deviating op, and at the same place of the code elsewhere."""
-        store, guilty = self.analysis.trace.store, deviation.record
-        why = f"{deviation.what} ({guilty.name.replace('::', '.')} in {guilty.module or 'forward'})"
-        before = store.frozen_reasons()
-        for records in self.analysis.records.values():
-            for record in records:
-                if record is guilty or (record.line == guilty.line and record.name == guilty.name):
-                    for labels in (*record.inputs, *record.outputs):
-                        store.freeze_all(labels, f"{why}, seen by the proof")
-        if np.array_equal(before, store.frozen_reasons()):
-            for records in self.analysis.records.values():
-                for record in records:
-                    for labels in record.inputs:
-                        store.freeze_all(labels, f"{why}, seen by the proof")
+    def _freeze_line(
+        self, graph: ChannelGraph, guilty: list[int], record: OpRecord, why: str
+    ) -> None:
+        """Freeze the guilty, and what stands in their place where the same code runs elsewhere."""
+        why = f"{why} ({record.name.replace('::', '.')} in {record.module or 'forward'})"
+        for layer in guilty:
+            self._freeze_layer(graph, layer, why)
+        places = [
+            i
+            for i, dim in enumerate(_labels_of(record))
+            if set(_layers_in(graph, [dim])) & {*guilty}
+        ]
+        for other in (r for records in self.analysis.records.values() for r in records):
+            if other.line == record.line and other.name == record.name:
+                dims = _labels_of(other)
+                for i in places:
+                    if i < len(dims):
+                        self.analysis.trace.store.freeze(dims[i], f"{why}, seen by the proof")
 
-    def _bisect(self, graph: ChannelGraph, keep: Mask, layers: list[int], why: str) -> list[int]:
-        """Layers whose removal changes values; all of ``layers`` if no part of them does alone."""
+    def _bisect(self, graph: ChannelGraph, keep: Mask, layers: list[int]) -> list[int]:
+        """Layers whose removal goes wrong; all of ``layers`` if no part of them does alone."""
         if len(layers) == 1:
             return layers
         half = len(layers) // 2
         guilty: list[int] = []
         for part in (layers[:half], layers[half:]):
-            if self._fails(graph, keep, part):
-                guilty += self._bisect(graph, keep, part, why)
+            if self._fails(graph, _part(graph, keep, part)):
+                guilty += self._bisect(graph, keep, part)
         return guilty or layers
 
-    def _fails(self, graph: ChannelGraph, keep: Mask, layers: list[int]) -> bool:
-        partial = np.ones_like(keep)
-        for layer in layers:
-            bits = graph.layers[layer].slice
-            partial[bits] = keep[bits]
+    def _fails(self, graph: ChannelGraph, keep: Mask) -> bool:
         try:
-            return self._wrong(graph, partial) is not None
+            return self._wrong(graph, keep) is not None
         except Deviation:
             return True
 
     def _freeze_layer(self, graph: ChannelGraph, layer: int, why: str) -> None:
         bits = graph.layers[layer].slice
         inside = (graph.bit_of_label >= bits.start) & (graph.bit_of_label < bits.stop)
-        self.analysis.trace.store.freeze(
-            np.flatnonzero(inside), f"{why} when it shrinks, seen by the proof"
-        )
+        self.analysis.trace.store.freeze(np.flatnonzero(inside), f"{why}, seen by the proof")
+
+
+def _part(graph: ChannelGraph, keep: Mask, layers: list[int]) -> Mask:
+    """A mask that removes only what ``keep`` removes of these layers."""
+    partial = np.ones_like(keep)
+    for layer in layers:
+        bits = graph.layers[layer].slice
+        partial[bits] = keep[bits]
+    return partial
+
+
+def _labels_of(record: OpRecord) -> list[DimLabels]:
+    return [dim for labels in (*record.inputs, *record.outputs) for dim in labels]
+
+
+def _layers_in(graph: ChannelGraph, dims: Sequence[DimLabels]) -> list[int]:
+    """Numbers of the prunable layers that stand in some dimensions."""
+    starts = np.array([layer.slice.start for layer in graph.layers], dtype=np.int64)
+    found: set[int] = set()
+    for labels in dims:
+        if labels is not None:
+            bits = graph.bits_of(labels)
+            found.update(np.searchsorted(starts, bits[bits >= 0], side="right").tolist())
+    return sorted(number - 1 for number in found)
 
 
 def compare_outputs(wanted: Any, found: Any) -> str | None:
@@ -246,8 +206,6 @@ def compare_outputs(wanted: Any, found: Any) -> str | None:
     Returns:
         None where they agree within the tolerance of their dtype, else what differs, in words.
     """
-    if found and isinstance(found[0], str):
-        return f"the small network fails ({found[0]})"
     pairs_wanted, pairs_found = list(output_tensors(wanted)), list(output_tensors(found))
     if len(pairs_wanted) != len(pairs_found):
         return "the output has another number of tensors"
@@ -282,7 +240,7 @@ def _stirred(model: nn.Module) -> Iterator[None]:
     try:
         for parameter in model.parameters():
             data = parameter.data
-            if data.numel() and data.is_floating_point() and data.amin() == data.amax():
+            if data.is_floating_point() and _is_constant(data):
                 saved.append((data, data.clone()))
                 noise = torch.rand(data.shape, generator=generator) - 0.5
                 data.add_(noise.to(data))
@@ -290,3 +248,11 @@ def _stirred(model: nn.Module) -> Iterator[None]:
     finally:
         for data, content in saved:
             data.copy_(content)
+
+
+def _is_constant(data: Tensor) -> bool:
+    """Whether all entries are equal; a look at the first few settles most large tensors."""
+    few = data[(slice(0, 2),) * data.dim()]
+    return (
+        bool(data.numel()) and bool(few.amin() == few.amax()) and bool(data.amin() == data.amax())
+    )

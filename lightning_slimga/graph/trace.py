@@ -72,7 +72,8 @@ class OpRecord:
     Attributes:
         name: qualified op name.
         module: module whose forward ran it.
-        line: the op's place in the code: module class and position within the module's call.
+        line: the op's place in the code: the class that runs it, the name of the running module
+            in it, and the op's position within that module's call.
         inputs: labels of its tensor arguments.
         outputs: labels of its results.
         shapes: shapes of its results, full size.
@@ -80,10 +81,15 @@ class OpRecord:
 
     name: str
     module: str
-    line: tuple[str, int]
+    line: tuple[str, str, int]
     inputs: tuple[Labels, ...]
     outputs: tuple[Labels, ...]
     shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether any dimension of its tensors has channels."""
+        return any(d is not None for labels in (*self.inputs, *self.outputs) for d in labels)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -63,6 +63,19 @@ class Tracer(TorchDispatchMode):
     def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
         self.module_name, self._position = self._stack.pop()
 
+    def _code_of(self, module: str) -> tuple[str, str]:
+        """The user's class that runs a module, and the module's name in it.
+
+        The code of torch's own modules (``Conv2d``, ``Sequential``) is everybody's: what holds
+        for one of them says nothing about the others.
+        """
+        parts = module.split(".") if module else []
+        for depth in range(len(parts), -1, -1):
+            owner = type(self.trace.modules[".".join(parts[:depth])])
+            if not owner.__module__.startswith("torch."):
+                return owner.__qualname__, ".".join(parts[depth:])
+        return "", module
+
     def slot_of(self, tensor: Tensor) -> Slot | None:
         """The parameter or buffer that a tensor is, also through ``.data``."""
         slot = self._slots.get(id(tensor))
@@ -107,7 +120,7 @@ class Tracer(TorchDispatchMode):
             self._labels[tensor] = labels
         shapes = tuple(tuple(t.shape) for t in op.outputs)
         self._position += 1
-        line = (type(self.trace.modules[op.module]).__qualname__, self._position)
+        line = (*self._code_of(op.module), self._position)
         self.records.append(
             OpRecord(op.name, op.module, line, tuple(inputs), tuple(outputs), shapes)
         )

@@ -1,0 +1,117 @@
+"""Lockstep: the shrunk network must run the same ops as the full one, with predicted shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_slimga.graph.channel_graph import ChannelGraph
+from lightning_slimga.graph.labels import LabelArray
+from lightning_slimga.graph.trace import OpRecord, tensors_in
+from lightning_slimga.shrinking import Mask
+
+T = TypeVar("T")
+
+
+class Deviation(Exception):  # noqa: N818  (nothing is wrong with the program)
+    """The shrunk network did not do what the labels predict.
+
+    Attributes:
+        what: the deviation in words.
+        record: the op in the full network where it was seen; None where no op can be blamed.
+        training: whether it was seen in training mode.
+    """
+
+    def __init__(self, what: str, record: OpRecord | None, *, training: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.record = record
+        self.training = training
+
+
+class Lockstep(TorchDispatchMode):
+    """Run ops beside the records of the full network and compare every shape.
+
+    Args:
+        records: the recorded ops.
+        graph: the channels.
+        keep: the mask that was cut.
+        training: whether the records are those of the training pass.
+    """
+
+    def __init__(
+        self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask, *, training: bool
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._records = records
+        self._graph = graph
+        self._keep = keep
+        self._training = training
+        self._next = 0
+        self._together = True
+        self._removed: dict[int, int] = {}
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Run the shrunk network.
+
+        Raises:
+            Deviation: when a shape differs or something fails. A failure between two ops (a
+                ``reshape`` that checks its sizes, an ``assert``) is seen at the next op.
+        """
+        try:
+            with self:
+                return function()
+        except Deviation:
+            raise
+        except Exception as error:
+            record = self._records[self._next] if self._next < len(self._records) else None
+            raise self._failure(error, record if self._together else None) from error
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        record = self._step(func._schema.name)
+        try:
+            out = func(*args, **(kwargs or {}))
+        except Exception as error:
+            raise self._failure(error, record) from error
+        if record is not None:
+            self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
+        return out
+
+    def _failure(self, error: Exception, record: OpRecord | None) -> Deviation:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Deviation(f"the small network fails: {first}", record, training=self._training)
+
+    def _step(self, name: str) -> OpRecord | None:
+        """The record of this op; None once the control flow depends on values."""
+        if self._together and self._next < len(self._records):
+            record = self._records[self._next]
+            self._together = record.name == name
+            if self._together:
+                self._next += 1
+                return record
+        return None
+
+    def _compare(self, record: OpRecord, found: list[tuple[int, ...]]) -> None:
+        for shape, full, labels in zip(found, record.shapes, record.outputs, strict=True):
+            expected = tuple(
+                n if dim is None else n - self._gone(dim)
+                for n, dim in zip(full, labels, strict=True)
+            )
+            if shape == expected:
+                continue
+            if not record.is_labelled:  # sizes that depend on values, as in detection
+                self._together = False
+                return
+            what = f"a size is written into the code: {expected} != {shape}"
+            raise Deviation(what, record, training=self._training)
+
+    def _gone(self, labels: LabelArray) -> int:
+        key = id(labels)
+        if key not in self._removed:
+            bits = self._graph.bits_of(labels)
+            self._removed[key] = int((~self._keep[bits[bits >= 0]]).sum())
+        return self._removed[key]
