@@ -21,8 +21,10 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for module in model.modules():
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                if tensor is None or not tensor.is_floating_point() or tensor.dim() != 1:
+                if tensor is None or not tensor.is_floating_point() or not tensor.numel():
                     continue
+                if tensor.dim() != 1 and tensor.amin() != tensor.amax():
+                    continue  # a constant matrix is a scale, too
                 values = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
                 if name in ("bias", "running_mean"):
                     values -= 1
