@@ -100,7 +100,7 @@ def test_a_full_size_file_still_loads(run: dict[str, Any]) -> None:
 
 def test_a_full_size_file_in_a_pruned_module_is_refused(run: dict[str, Any]) -> None:
     small = load_pruned(Net, run["folder"] / "epoch=3.ckpt")
-    with pytest.raises(ValueError, match="full-size .* has been pruned.* freshly built"):
+    with pytest.raises(ValueError, match=r"full-size .* has been pruned.* freshly built"):
         run["trainer"].test(small, ckpt_path=run["folder"] / "epoch=1.ckpt")
 
 
