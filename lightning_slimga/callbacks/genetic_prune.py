@@ -165,8 +165,8 @@ class GeneticPruneCallback(pl.Callback):
         refuse_unsupported_strategy(trainer)
         if not any(plan is self.plan for plan in plans_of(pl_module)):
             self._finished, self.plan = False, None  # they are of another module's fit
-        last = trainer.max_epochs
-        if last is not None and last != -1 and self.prune_epoch >= last:
+        last, trial = trainer.max_epochs, trainer.fast_dev_run  # type: ignore[attr-defined]
+        if not trial and last is not None and last != -1 and self.prune_epoch >= last:
             raise MisconfigurationException(
                 f"Expected argument `prune_epoch` to be below `max_epochs={last}`, so that epochs"
                 f" are left for fine-tuning, but got {self.prune_epoch}."
