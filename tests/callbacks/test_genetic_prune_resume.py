@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-class Broken(Exception):
+class StepError(Exception):
     """What the user's code raises."""
 
 
@@ -56,7 +56,7 @@ class Evaluations:
 
     def at_validation(self) -> None:
         if self.inside and len(self.masks) == self.fail_at:
-            raise Broken
+            raise StepError
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_an_exception_in_an_evaluation(
     evaluations.fail_at = fail_at
     broken = watched(evaluations.at_validation)
     before = [id(p) for p in broken.parameters()]
-    with pytest.raises(Broken):
+    with pytest.raises(StepError):
         fit(tmp_path, broken)
     assert widths(broken) == WIDTHS  # whatever candidate it was, the network is whole
     assert [id(p) for p in broken.parameters()] == before
@@ -121,7 +121,7 @@ def test_an_exception_in_each_of_several_attempts(
     path = None
     for fail_at in (2, 5):
         evaluations.fail_at = fail_at
-        with pytest.raises(Broken):
+        with pytest.raises(StepError):
             fit(tmp_path, watched(evaluations.at_validation), path)
         path = tmp_path / "last.ckpt"
     module = Net()
@@ -135,7 +135,7 @@ def test_a_checkpoint_on_exception_carries_the_search(
     evaluations.fail_at = 4
     saver = OnExceptionCheckpoint(tmp_path)
     callbacks = (saver, SparsityCallback(0.1), prune(prune_epoch=2))
-    with pytest.raises(Broken):
+    with pytest.raises(StepError):
         trainer(*callbacks, max_epochs=3, enable_checkpointing=True).fit(
             watched(evaluations.at_validation)
         )
@@ -177,7 +177,7 @@ def test_a_checkpoint_from_within_an_evaluation_is_of_the_full_network(
 
 def test_other_settings_start_the_search_anew(tmp_path: Path, evaluations: Evaluations) -> None:
     evaluations.fail_at = 4
-    with pytest.raises(Broken):
+    with pytest.raises(StepError):
         fit(tmp_path, watched(evaluations.at_validation))
     module, fresh = Net(), Net()
     fit(tmp_path, module, tmp_path / "last.ckpt", seed=3)
