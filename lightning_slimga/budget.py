@@ -51,7 +51,7 @@ def check_budget(budget: Any) -> dict[str, int | float]:
                 f"Expected argument `budget[{name!r}]` to be a number, but got"
                 f" {type(limit).__name__}."
             )
-        if not limit > 0 or (limit > 1 and limit != int(limit)):
+        if not limit > 0 or (limit > 1 and not float(limit).is_integer()):
             raise ValueError(
                 f"Expected argument `budget[{name!r}]` to be a fraction in (0, 1] or a whole number"
                 f" above 1 (absolute), but got {limit}."
