@@ -26,6 +26,7 @@ from lightning_slimga.checkpoint import (
     remember_plan,
     store_plans,
 )
+from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 
 
@@ -171,6 +172,11 @@ class GeneticPruneCallback(pl.Callback):
                 f"Expected argument `prune_epoch` to be below `max_epochs={last}`, so that epochs"
                 f" are left for fine-tuning, but got {self.prune_epoch}."
             )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse optimizers whose state cannot follow the surgery."""
+        if not self._finished:
+            check_optimizers(trainer.optimizers)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
