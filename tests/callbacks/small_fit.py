@@ -32,7 +32,6 @@ class Net(pl.LightningModule):
     def __init__(self, widths: tuple[int, int] = WIDTHS, optimizer: str = "sgd") -> None:
         super().__init__()
         torch.manual_seed(11)  # every network of the same widths is the same
-        self.save_hyperparameters()
         first, second = widths
         self.body = nn.Sequential(
             nn.Conv2d(2, first, 3),
