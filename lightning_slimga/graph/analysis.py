@@ -81,7 +81,7 @@ def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
     """
     compiler = torch.compiler.set_stance("force_eager")
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    with preserved(model), torch.no_grad(), compiler:
+    with preserved(model), torch.inference_mode(False), torch.no_grad(), compiler:
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         for module in model.modules():

@@ -134,7 +134,8 @@ class _Builder:
         return frozenset(
             name
             for name in self.trace.slot_labels
-            if slots[name].is_parameter or name in self.trace.contracted_buffers
+            if (slots[name].is_parameter or name in self.trace.contracted_buffers)
+            and name not in self.trace.divisors
         )
 
     def _layers_of_classes(self) -> tuple[Bits, Bits]:

@@ -18,6 +18,8 @@ Labels = list[DimLabels]
 
 NOTHING = -1
 
+_ALIVE = np.iinfo(np.int64).max  # stands for "frozen for no reason"
+
 
 class LabelStore:
     """All labels of one analysis: which are the same channel, and which can never go.
@@ -28,7 +30,7 @@ class LabelStore:
 
     def __init__(self) -> None:
         self._parent = np.arange(1024, dtype=np.int64)
-        self._reason = np.full(1024, NOTHING, dtype=np.int64)
+        self._reason = np.full(1024, _ALIVE, dtype=np.int64)  # of each class, at its root
         self._count = 0
         self.reasons: list[str] = []
         self._reason_ids: dict[str, int] = {}
@@ -44,7 +46,7 @@ class LabelStore:
             self._parent = np.concatenate(
                 [self._parent, np.arange(len(self._parent), capacity, dtype=np.int64)]
             )
-            grown = np.full(capacity, NOTHING, dtype=np.int64)
+            grown = np.full(capacity, _ALIVE, dtype=np.int64)
             grown[: len(self._reason)] = self._reason
             self._reason = grown
         return np.arange(start, self._count, dtype=np.int64)
@@ -81,13 +83,16 @@ class LabelStore:
             self.freeze(b[real_b & ~real_a], why)
             both = real_a & real_b
             a, b = a[both], b[both]
+        a, b = self.find(a), self.find(b)
+        merged = np.concatenate([a, b])
         while True:
-            a, b = self.find(a), self.find(b)
             differ = a != b
             if not differ.any():
-                return
+                break
             a, b = a[differ], b[differ]
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
+            a, b = self.find(a), self.find(b)
+        np.minimum.at(self._reason, self.find(merged), self._reason[merged])
 
     def tie_rows(self, labels: LabelArray) -> LabelArray:
         """Tie the rows of a matrix of labels together.
@@ -115,14 +120,18 @@ class LabelStore:
         number = self._reason_ids.setdefault(why, len(self.reasons))
         if number == len(self.reasons):
             self.reasons.append(why)
-        real = labels[labels >= 0]
-        fresh = real[self._reason[real] < 0]
-        self._reason[fresh] = number
+        roots = self.find(labels[labels >= 0])
+        self._reason[roots] = np.minimum(self._reason[roots], number)
 
     def freeze_all(self, labels: Sequence[DimLabels], why: str) -> None:
         """Freeze every dimension of a tensor."""
         for dim in labels:
             self.freeze(dim, why)
+
+    def is_frozen(self, labels: LabelArray) -> bool:
+        """Whether none of these labels can go."""
+        roots = self.find(labels[labels >= 0])
+        return bool((self._reason[roots] != _ALIVE).all())
 
     def frozen_reasons(self) -> npt.NDArray[np.int64]:
         """For every label the number of the first reason its class was frozen for, or -1.
@@ -130,12 +139,6 @@ class LabelStore:
         Returns:
             Indices into ``reasons``, shape (number of labels,).
         """
-        roots = self.find(np.arange(self._count, dtype=np.int64))
-        none = np.iinfo(np.int64).max
-        first = np.full(self._count, none, dtype=np.int64)
-        own = self._reason[: self._count]
-        given = own >= 0
-        np.minimum.at(first, roots[given], own[given])
-        reasons = first[roots]
-        reasons[reasons == none] = NOTHING
+        reasons = self._reason[self.find(np.arange(self._count, dtype=np.int64))]
+        reasons[reasons == _ALIVE] = NOTHING
         return reasons

@@ -83,6 +83,12 @@ class Op:
         if slot is not None and not slot.is_parameter:
             self.trace.contracted_buffers.add(slot.name)
 
+    def divides_by(self, tensor: Tensor) -> None:
+        """Say that a tensor is divided by its own norm: masking must not zero it."""
+        slot = self._tracer.slot_of(tensor)
+        if slot is not None:
+            self.trace.divisors.add(slot.name)
+
     def scaling_factor(self, weight: Tensor | None) -> None:
         """Mark the γ of a normalisation; found through the module when it arrives repeated."""
         if weight is None:

@@ -53,6 +53,7 @@ class Trace:
     attributes: dict[tuple[str, str], SizeAttribute] = field(default_factory=dict)
     scaling_factors: set[str] = field(default_factory=set)
     contracted_buffers: set[str] = field(default_factory=set)
+    divisors: set[str] = field(default_factory=set)
     choices: dict[int, int] = field(default_factory=dict)
     approximate: bool = False
     approximations: dict[str, None] = field(default_factory=dict)

@@ -41,7 +41,7 @@ def stack(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
     return [*tied[:axis], None, *tied[axis:]]
 
 
-@rule("aten::split", "aten::chunk", "aten::unsafe_split", "aten::unsafe_chunk")
+@rule("aten::split", "aten::unsafe_split")
 def split(op: Op, x: Tensor, _size: int, dim: int = 0) -> tuple[Labels, ...]:
     """(…, C, …) -> pieces along ``dim``."""
     return _pieces(op, x, dim)

@@ -30,10 +30,19 @@ def batch_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *r
         if vector is not None:
             labels[1] = op.tie(labels[1], op.labels(vector)[0])
     op.scaling_factor(weight)
-    op.attribute(("num_features",), labels[1], weight, *statistics)
+    op.attribute(("num_features",), _of_one_sample(op, labels[1]), weight, *statistics)
     size = x.shape[1]
     saved = [[labels[1]] if tuple(t.shape) == (size,) else None for t in op.outputs[1:]]
     return (labels, *saved)
+
+
+def _of_one_sample(op: Op, labels: DimLabels) -> DimLabels:
+    """Instance norm sees the channels of all samples in a row: those of the first one."""
+    size = getattr(op.trace.modules[op.module], "num_features", None)
+    if labels is None or not isinstance(size, int) or size < 1 or len(labels) % size:
+        return labels
+    samples = labels.reshape(-1, size)
+    return samples[0] if (samples == samples[0]).all() else labels
 
 
 @rule("aten::native_group_norm")
@@ -47,11 +56,12 @@ def group_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *r
     for dim in labels[2:]:
         op.freeze(dim, "statistics are taken over this dimension")
     op.scaling_factor(weight)
+    group = None
     if labels[1] is not None:
         group = op.store.tie_rows(labels[1].reshape(groups, -1).T)
         op.attribute(("num_groups",), group, weight)
         op.attribute(("num_channels",), labels[1], weight)
-    return (labels, None, None)
+    return (labels, [labels[0], group], [labels[0], group])
 
 
 @rule("aten::native_layer_norm")
@@ -59,13 +69,16 @@ def layer_norm(
     op: Op, x: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, *_: Any
 ) -> Any:
     """X (…, *shape), weight and bias (*shape) -> (…, *shape), statistics (…)."""
-    return (_across(op, x, shape, weight, bias), None, None)
+    labels = _across(op, x, shape, weight, bias)
+    statistics = [*labels[: -len(shape)], *([None] * len(shape))]
+    return (labels, statistics, list(statistics))
 
 
 @rule("aten::_fused_rms_norm")
 def fused_rms_norm(op: Op, x: Tensor, shape: list[int], weight: Tensor | None, *_: Any) -> Any:
     """X (…, *shape), weight (*shape) -> (…, *shape), statistics (…)."""
-    return (_across(op, x, shape, weight, None), None)
+    labels = _across(op, x, shape, weight, None)
+    return (labels, [*labels[: -len(shape)], *([None] * len(shape))])
 
 
 @rule("aten::_softmax", "aten::_log_softmax", "aten::_safe_softmax")
@@ -81,6 +94,7 @@ def softmax(op: Op, x: Tensor, dim: int, *_: Any) -> Labels:
 def weight_norm(op: Op, v: Tensor, g: Tensor, dim: int = 0) -> Any:
     """V (O, I, *K), g (O, 1, …) -> v·g/|v| (O, I, *K), norms: each slice of ``dim`` on its own."""
     lv, lg = op.labels(v), op.labels(g)
+    op.divides_by(v)
     axis = dim % v.dim()
     for i, label in enumerate(lv):
         if i != axis:

@@ -18,10 +18,7 @@ _HEADS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "num_attention_hea
 @rule(
     "aten::view",
     "aten::_unsafe_view",
-    "aten::reshape",
     "aten::_reshape_alias",
-    "aten::_reshape_copy",
-    "aten::view_copy",
 )
 def view(op: Op, x: Tensor, *_: Any) -> Labels:
     """(…) -> the same elements in another shape; stretches of equal product are matched."""
@@ -62,6 +59,8 @@ def _regroup(op: Op, labels: Labels, old: list[int], new: list[int]) -> Labels:
     if len(old) == len(new) == 1:
         return labels
     labelled = [i for i, dim in enumerate(labels) if dim is not None]
+    if len(labelled) > 1:  # one dimension of the result has channels of one dimension at most
+        labelled = [i for i in labelled if not op.store.is_frozen(op.full(labels[i], old[i]))]
     if not labelled:
         return [None] * len(new)
     if len(labelled) > 1:
@@ -117,7 +116,7 @@ def _carrier(op: Op, shape: tuple[int, ...]) -> int:
     return max(range(len(shape)), key=lambda axis: (shape[axis], axis))
 
 
-@rule("aten::expand", "aten::expand_copy")
+@rule("aten::expand")
 def expand(op: Op, x: Tensor, *_: Any) -> Labels:
     """(…, 1, …) -> (…, n, …), dimensions added in front."""
     labels = op.labels(x)
@@ -147,14 +146,14 @@ def as_strided(op: Op, x: Tensor, _size: Any, strides: list[int], offset: Any = 
     return op.labels(x)
 
 
-@rule("aten::permute", "aten::permute_copy")
+@rule("aten::permute")
 def permute(op: Op, x: Tensor, dims: list[int]) -> Labels:
     """Dimensions in another order."""
     labels = op.labels(x)
     return [labels[d] for d in dims]
 
 
-@rule("aten::transpose", "aten::transpose_copy")
+@rule("aten::transpose")
 def transpose(op: Op, x: Tensor, a: int, b: int) -> Labels:
     """Two dimensions exchanged."""
     labels = op.labels(x)
@@ -163,13 +162,13 @@ def transpose(op: Op, x: Tensor, a: int, b: int) -> Labels:
     return labels
 
 
-@rule("aten::t", "aten::t_copy")
+@rule("aten::t")
 def t(op: Op, x: Tensor) -> Labels:
     """(A, B) -> (B, A)."""
     return op.labels(x)[::-1]
 
 
-@rule("aten::unsqueeze", "aten::unsqueeze_copy")
+@rule("aten::unsqueeze")
 def unsqueeze(op: Op, x: Tensor, dim: int) -> Labels:
     """A dimension of size 1 put in."""
     labels: list[DimLabels] = op.labels(x)
@@ -177,7 +176,7 @@ def unsqueeze(op: Op, x: Tensor, dim: int) -> Labels:
     return labels
 
 
-@rule("aten::squeeze", "aten::squeeze_copy")
+@rule("aten::squeeze")
 def squeeze(op: Op, x: Tensor, dims: Any = None) -> Labels:
     """Dimensions of size 1 taken out."""
     labels = op.labels(x)

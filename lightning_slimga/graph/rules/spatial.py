@@ -12,12 +12,10 @@ from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 
 _POOLING = [
-    *(f"aten::avg_pool{n}d" for n in (1, 2, 3)),
-    *(f"aten::max_pool{n}d" for n in (1, 2, 3)),
-    *(f"aten::max_pool{n}d_with_indices" for n in (1, 2, 3)),
-    *(f"aten::adaptive_avg_pool{n}d" for n in (1, 2, 3)),
+    *(f"aten::avg_pool{n}d" for n in (2, 3)),
+    *(f"aten::max_pool{n}d_with_indices" for n in (2, 3)),
     *(f"aten::_adaptive_avg_pool{n}d" for n in (2, 3)),
-    *(f"aten::adaptive_max_pool{n}d" for n in (1, 2, 3)),
+    *(f"aten::adaptive_max_pool{n}d" for n in (2, 3)),
     *(f"aten::fractional_max_pool{n}d" for n in (2, 3)),
     *(f"aten::max_unpool{n}d" for n in (2, 3)),
 ]
@@ -64,7 +62,7 @@ def grid_sampler(op: Op, x: Tensor, grid: Tensor, *_: Any) -> Labels:
     return [*labels[:2], *([None] * (x.dim() - 2))]
 
 
-@rule("aten::constant_pad_nd", "aten::pad")
+@rule("aten::constant_pad_nd")
 def constant_pad(op: Op, x: Tensor, pad: list[int], *_: Any) -> Labels:
     """(…) -> each dimension, from the last, longer by two numbers; what is added has no label."""
     labels = op.labels(x)
@@ -104,7 +102,7 @@ def pixel_unshuffle(op: Op, x: Tensor, factor: int) -> Labels:
     return [*labels[:-3], channels, None, None]
 
 
-@rule("aten::channel_shuffle", "aten::native_channel_shuffle")
+@rule("aten::channel_shuffle")
 def channel_shuffle(op: Op, x: Tensor, groups: int) -> Labels:
     """(N, C, *S) -> (N, C, *S): position j of every group next to each other."""
     labels = op.labels(x)
@@ -147,7 +145,7 @@ def roi_align(op: Op, x: Tensor, rois: Tensor, *_: Any) -> Any:
     op.freeze(labels[0], "indices are read by number")
     _freeze_positions(op, labels)
     pooled: Labels = [None, labels[1], None, None]
-    return (pooled, *([None] * (len(op.outputs) - 1)))
+    return tuple(list(pooled) if t.dim() == 4 else None for t in op.outputs)
 
 
 def _freeze_positions(op: Op, labels: Labels) -> None:

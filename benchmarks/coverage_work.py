@@ -1,0 +1,120 @@
+"""What the coverage benchmark does with one model: ours, and Torch-Pruning's way."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.zoo import Entry
+from lightning_slimga.surgery import ChannelSurgery
+from tests.networks.checks import random_mask, randomise, relative_error, tensors
+
+
+def slimga(entry: Entry, *, double: bool) -> dict[str, Any]:
+    """Analyse, compare masked and shrunk, count, cut for good, train for a step."""
+    model = entry.model
+    if double:
+        model.double()
+        entry.inputs, entry.training_inputs = _double(entry.inputs), _double(entry.training_inputs)
+    randomise(model)
+    result: dict[str, Any] = {"params": _count(model)}
+    model.eval()
+    with torch.no_grad():
+        model(*entry.inputs)  # warm up, and what a forward pass alone needs
+    base, started = _peak(), time.perf_counter()
+    surgery = ChannelSurgery(model, entry.inputs, training_inputs=entry.training_inputs)
+    result["analysis"] = time.perf_counter() - started
+    result["memory"] = _peak() - base
+    keep = random_mask(surgery)
+    result |= {"layers": len(surgery.layers), "left": surgery.params(keep) / result["params"]}
+    result["reach"] = 1 - surgery.params(random_mask(surgery, share=0.0)) / result["params"]
+    difference, macs = _compare(surgery, entry, keep)
+    result |= {"difference": difference, "macs": macs == 2 * surgery.macs(keep)}
+    result["exact"] = difference < (1e-9 if double else 1e-5)
+    started = time.perf_counter()
+    surgery.apply(keep)
+    result["apply"] = time.perf_counter() - started
+    _train(entry)
+    return result
+
+
+def _compare(surgery: ChannelSurgery, entry: Entry, keep: Tensor) -> tuple[float, int]:
+    model = surgery.model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know that op
+    with torch.no_grad(), _captured(model, entry.heads) as heads:
+        with surgery.masked(keep):
+            wanted = [model(*entry.inputs), *heads]
+        heads.clear()
+        with surgery.shrunk(keep), FlopCounterMode(display=False) as counter:
+            found = [model(*entry.inputs), *heads]
+    if entry.heads:
+        wanted, found = wanted[1:], found[1:]
+    return relative_error(wanted, found), counter.get_total_flops()
+
+
+@contextmanager
+def _captured(model: nn.Module, names: tuple[str, ...]) -> Iterator[list[Any]]:
+    outputs: list[Any] = []
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, out: outputs.append(out))
+        for name in names
+    ]
+    yield outputs
+    for handle in handles:
+        handle.remove()
+
+
+def _train(entry: Entry) -> None:
+    model = entry.model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    outputs = [t for t in tensors(model(*entry.training_inputs)) if t.requires_grad]
+    torch.stack([t.double().pow(2).mean() for t in outputs]).sum().backward()
+    optimizer.step()
+
+
+def peer(entry: Entry) -> dict[str, Any]:
+    """Torch-Pruning's own dependency graph and its pruning of half of all channels."""
+    import torch_pruning
+
+    model, (x,) = entry.model.eval(), entry.inputs
+    params = _count(model)
+    with torch.no_grad():
+        model(x)
+    base, started = _peak(), time.perf_counter()
+    pruner = torch_pruning.pruner.BasePruner(
+        model,
+        x,
+        importance=torch_pruning.importance.RandomImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=[m for m in model.modules() if getattr(m, "out_features", 0) == 1000],
+    )
+    pruner.step()
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        model(x)
+    return {"left": _count(model) / params, "seconds": seconds, "memory": _peak() - base}
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {k: _double(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_double(v) for v in value)
+    return value
