@@ -12,7 +12,7 @@ from lightning_slimga.calls import Call
 from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.registry import _RULES
 from lightning_slimga.surgery import ChannelSurgery
-from tests.graph.rule_rows import CHANNELS, ROWS, Row
+from tests.graph.rows import CHANNELS, ROWS, Row
 from tests.networks.checks import assert_exact, random_mask, randomise, train_a_step
 
 UNREACHED = {
