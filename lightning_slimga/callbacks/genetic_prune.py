@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.budget import check_budget
 from lightning_slimga.callbacks.internals import (
+    averaged_models,
     install_checkpoint_hooks,
     refuse_unsupported_strategy,
     remove_checkpoint_hooks,
@@ -251,7 +252,8 @@ class GeneticPruneCallback(pl.Callback):
         """Bring a full-size module to the checkpoint's size before its weights are loaded."""
         plans = read_plans(checkpoint)
         if plans:
-            apply_plans(pl_module, plans)
+            for model in (pl_module, *averaged_models(pl_module.trainer)):
+                apply_plans(model, plans)
             self.plan = plans[-1]
             rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
         elif plans_of(pl_module):
