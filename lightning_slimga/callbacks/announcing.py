@@ -92,6 +92,9 @@ class Announcer:
             seconds=dict(run.result.timings),
         )
         self._say(format_table(self.report))
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if any(cls.__name__ == "ModelSummary" for cls in type(callback).__mro__):
+                callback.on_fit_start(self.trainer, run.module)  # which prints it
         folder = self.trainer.log_dir or self.trainer.default_root_dir
         if self.settings.report and self.trainer.is_global_zero:
             where = write_report(Path(folder) / "pruning_report", self.report)

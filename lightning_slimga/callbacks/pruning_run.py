@@ -270,7 +270,8 @@ class PruningRun:
             recalibrate(module, self._recalibration, self._average)
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:
-            reset_monitors(trainer)
+            for path in reset_monitors(trainer):
+                rank_zero_info(f"best checkpoint before pruning: {path}; from here on anew")
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
