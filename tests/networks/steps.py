@@ -77,12 +77,18 @@ MAKERS: dict[int, list[Maker]] = {2: [], 3: [], 4: []}
 """Makers of steps by the number of dimensions of the value that they read."""
 
 
-def word(*ranks: int, weight: int = 1) -> Callable[[Maker], Maker]:
+HARSH: set[Maker] = set()
+"""Makers of steps after which hardly anything can go; half of the networks do without."""
+
+
+def word(*ranks: int, weight: int = 1, harsh: bool = False) -> Callable[[Maker], Maker]:
     """Register a maker for values of these ranks; ``weight`` times as likely as others."""
 
     def register(maker: Maker) -> Maker:
         for rank in ranks:
             MAKERS[rank] += [maker] * weight
+        if harsh:
+            HARSH.add(maker)
         return maker
 
     return register

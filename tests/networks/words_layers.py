@@ -137,7 +137,7 @@ def normalisation(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step("normalisation", _call, layer=pick(choices, norms)())
 
 
-@word(4)
+@word(4, harsh=True)
 def layer_norm_over_channels(choices: Choices, x: Tensor, _: Env) -> Step:
     def run(step: Step, x: Tensor) -> Tensor:
         return step.layer(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -146,7 +146,7 @@ def layer_norm_over_channels(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step("layer norm over channels", run, layer=kind(x.shape[1]))
 
 
-@word(2, 3)
+@word(2, 3, harsh=True)
 def norm_of_vectors(choices: Choices, x: Tensor, _: Env) -> Step:
     if x.dim() == 2 and flip(choices):
         return Step("batch norm 1d", _call, layer=nn.BatchNorm1d(x.shape[1]))
@@ -265,7 +265,7 @@ def attention_with_heads(choices: Choices, x: Tensor, _: Env) -> Step:
     )  # fmt: skip
 
 
-@word(3)
+@word(3, harsh=True)
 def transformer_layer(choices: Choices, x: Tensor, _: Env) -> Step:
     c = x.shape[-1]
     heads = divisor(choices, c)
@@ -280,7 +280,7 @@ def transformer_layer(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step("multi-head attention", run, layer=layer, weights=int(flip(choices)))
 
 
-@word(3)
+@word(3, harsh=True)
 def recurrent(choices: Choices, x: Tensor, _: Env) -> Step:
     def run(step: Step, x: Tensor) -> Tensor:
         return step.layer(x)[0]

@@ -86,7 +86,7 @@ def cutting(choices: Choices, x: Tensor, _: Env) -> Step | None:
     return Step(f"cut {number}", lambda _, x: tuple(CUTS[number](x)))
 
 
-@word(2, 4)
+@word(2, 4, harsh=True)
 def cutting_by_number(choices: Choices, x: Tensor, _: Env) -> Step | None:
     c = x.shape[1]
     if c < 2:
@@ -101,7 +101,7 @@ def cutting_by_number(choices: Choices, x: Tensor, _: Env) -> Step | None:
     return Step("cut by number", run, at=at, size=c, split=int(flip(choices)))
 
 
-@word(2, 4)
+@word(2, 4, harsh=True)
 def reading_by_number(choices: Choices, x: Tensor, _: Env) -> Step:
     c = x.shape[1]
     index = torch.tensor([choices.integer(0, c - 1) for _ in range(3)])
@@ -141,7 +141,7 @@ def shuffle(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step(f"shuffle {number}", lambda _, x: options[number](x), groups=groups)
 
 
-@word(4)
+@word(4, harsh=True)
 def grouped_view(choices: Choices, x: Tensor, _: Env) -> Step:
     n, c, h, w = x.shape
     groups = divisor(choices, c)
@@ -172,14 +172,14 @@ def pixel_shuffle(choices: Choices, x: Tensor, _: Env) -> Step | None:
     return None
 
 
-@word(4)
+@word(4, harsh=True)
 def patches(choices: Choices, x: Tensor, _: Env) -> Step | None:
     if x.shape[1] > 4:
         return None
     return Step("unfold", lambda _, x: F.unfold(x, 2).transpose(1, 2))
 
 
-@word(4)
+@word(4, harsh=True)
 def padding_of_channels(choices: Choices, x: Tensor, _: Env) -> Step:
     before, after = choices.integer(0, 2), choices.integer(0, 2)
     pad = (0, 0, 0, 0, before, after)
@@ -201,7 +201,7 @@ def own_scale(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step(f"scale {number}", options[number], scale=parameter(c, 1, 1), mean=mean)
 
 
-@word(4)
+@word(4, harsh=True)
 def writing_in_place(choices: Choices, x: Tensor, env: Env) -> Step:
     c = x.shape[1]
     at = choices.integer(0, c - 1)

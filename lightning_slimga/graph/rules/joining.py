@@ -69,6 +69,16 @@ def slice_(op: Op, x: Tensor, dim: int = 0, *bounds: Any) -> Labels:
     return labels
 
 
+@rule("aten::glu")
+def glu(op: Op, x: Tensor, dim: int = -1) -> Labels:
+    """(…, 2C, …) -> (…, C, …): the second half gates the first."""
+    labels = op.labels(x)
+    axis = dim % x.dim()
+    halves = labels[axis]
+    labels[axis] = None if halves is None else op.store.tie_rows(halves.reshape(2, -1))
+    return labels
+
+
 @rule("aten::unbind")
 def unbind(op: Op, x: Tensor, dim: int = 0) -> tuple[Labels, ...]:
     """(…, n, …) -> n times (…)."""

@@ -30,6 +30,8 @@ from lightning_slimga.graph.registry import rule
     "aten::any",
     "aten::logsumexp",
     "aten::median",
+    "aten::kthvalue",
+    "aten::mode",
     "aten::nansum",
     "aten::count_nonzero",
     "aten::aminmax",
@@ -48,7 +50,15 @@ def vector_norm(op: Op, x: Tensor, *_: Any) -> Any:
 
 
 @rule(
-    "aten::cumsum", "aten::cumprod", "aten::sort", "aten::logcumsumexp", "aten::flip", "aten::roll"
+    "aten::cumsum",
+    "aten::cumprod",
+    "aten::cummax",
+    "aten::cummin",
+    "aten::logcumsumexp",
+    "aten::sort",
+    "aten::topk",
+    "aten::flip",
+    "aten::roll",
 )
 def along(op: Op, x: Tensor, *_: Any) -> Any:
     """(…) -> the same shape, entries along a dimension mixed or moved."""
