@@ -39,7 +39,7 @@ class ChannelSurgery:
         model: any ``nn.Module`` with its weights; full size.
         example_inputs: what one forward call receives: a Tensor, a tuple of positional
             arguments, a dict of keyword arguments, or recorded
-            :class:`~lightning_slimga.calls.Call` objects. MACs are counted for exactly these inputs.
+            :class:`~lightning_slimga.calls.Call` objects. MACs are counted for exactly these.
         training_inputs: what is run in training mode, in the same forms, where it differs
             (auxiliary heads that only the training step calls); None: the example inputs.
         ignore: patterns of module names (``"head.*"``) that keep the channels they make.
