@@ -28,6 +28,7 @@ from lightning_slimga.callbacks.internals import (
     share_buffers,
     share_calls,
     training_batches,
+    union_over_ranks,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.search_file import SearchFile
@@ -49,7 +50,8 @@ class PruningRun:
         pl_module: its LightningModule, full size.
         settings: the callback's arguments.
         state: what `search_state` was when a search was interrupted, or None.
-        signals: signals that wait; they are delivered between validation batches.
+        signals: signals that wait; they are delivered between validation batches, or with several
+            processes between candidates.
 
     Attributes:
         full_state: the module's ``state_dict`` before the search. Checkpoints that a signal handler
@@ -212,11 +214,16 @@ class PruningRun:
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
 
-    def _deliver_signals(self, *_: Any) -> bool:
-        """Here the network may be left: also called between validation batches, to go on."""
+    def _deliver_signals(self) -> None:
+        """Here the network may be left, by all ranks together."""
+        self._signals.adopt(union_over_ranks(self.trainer, self._signals.waiting))
         self._signals.deliver()
         if self.trainer.received_sigterm:  # Lightning does not look after a last batch
             raise SIGTERMException
+
+    def _between_batches(self, *_: Any) -> bool:
+        if self.trainer.world_size == 1:  # others may be at another batch
+            self._deliver_signals()
         return False
 
     def _follow_rank_zero(self, search: GeneticSearch) -> None:
@@ -231,7 +238,7 @@ class PruningRun:
         context = self.trainer.precision_plugin.forward_context()
         statistics = recalibrated(self.module, self._recalibration, self._average)
         with self.surgery.shrunk(mask), self._timed("forward"), context, statistics:
-            value = (evaluator or self._evaluator)(stop_when=self._deliver_signals)
+            value = (evaluator or self._evaluator)(stop_when=self._between_batches)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True
             rank_zero_warn(

@@ -39,11 +39,49 @@ def test_a_signal_waits_for_the_end_of_the_block(heard: list[int]) -> None:
     assert len(heard) == 2  # its own handler is back
 
 
-def test_a_second_signal_does_not_wait(heard: list[int]) -> None:
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    reached = []
+
+    def insisting() -> None:
+        with DeferredSignals():
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the first")
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        insisting()
+    assert reached == ["the first"]
+
+
+def test_other_signals_wait_once(heard: list[int]) -> None:
     with DeferredSignals():
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert len(heard) == 1
+        assert heard == []
+    assert len(heard) == 1
+
+
+def test_signals_of_other_processes_are_adopted(heard: list[int]) -> None:
+    with DeferredSignals() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signals.adopt([signal.SIGUSR1, signal.SIGKILL])  # there is no handler for the latter
+        assert signals.waiting == [signal.SIGUSR1]
+        signals.deliver()
+    assert len(heard) == 1
+
+
+def test_what_ends_the_block_does_not_end_it_twice(heard: list[int]) -> None:
+    def ended() -> None:
+        with DeferredSignals() as signals:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            signals.deliver()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        ended()
+    assert len(heard) == 1
 
 
 def test_ctrl_c_is_raised_where_it_is_delivered() -> None:

@@ -13,6 +13,7 @@ from lightning_slimga.callbacks.internals.agreement import (
     require_agreement,
     share_buffers,
     share_calls,
+    union_over_ranks,
 )
 from lightning_slimga.callbacks.internals.batches import training_batches
 from lightning_slimga.callbacks.internals.capture import capture_calls
@@ -45,4 +46,5 @@ __all__ = [
     "share_buffers",
     "share_calls",
     "training_batches",
+    "union_over_ranks",
 ]

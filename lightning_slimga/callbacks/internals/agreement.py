@@ -79,6 +79,21 @@ def require_agreement(trainer: pl.Trainer, what: str, content: str) -> None:
         )
 
 
+def union_over_ranks(trainer: pl.Trainer, numbers: Sequence[int]) -> list[int]:
+    """All numbers that any rank has, the same on every rank.
+
+    Args:
+        trainer: the Trainer; every rank must make the call.
+        numbers: this rank's, each in [0, 64].
+    """
+    if trainer.world_size == 1:
+        return list(numbers)
+    flags = torch.zeros(65, dtype=torch.int64, device=trainer.strategy.root_device)
+    flags[list(numbers)] = 1
+    total: Tensor = trainer.strategy.reduce(flags, reduce_op="sum")
+    return torch.nonzero(total).flatten().tolist()
+
+
 def average_over_ranks(trainer: pl.Trainer) -> Average | None:
     """A function that averages tensors over all ranks, or None where there is one process.
 

@@ -14,6 +14,7 @@ from lightning_slimga.callbacks.internals import (
     require_agreement,
     share_buffers,
     share_calls,
+    union_over_ranks,
 )
 from lightning_slimga.calls import Call
 
@@ -48,6 +49,7 @@ def test_one_process_has_nobody_to_agree_with() -> None:
     assert share_calls(alone, calls) is calls
     assert average_over_ranks(alone) is None
     require_agreement(alone, "anything", "a")
+    assert union_over_ranks(alone, [15]) == [15]
     module = nn.BatchNorm1d(2)
     share_buffers(alone, module)
     assert module.running_mean.tolist() == [0.0, 0.0]
@@ -57,6 +59,13 @@ def test_agreement() -> None:
     require_agreement(trainer(other=lambda digest: digest), "the mask", "1010")
     with pytest.raises(RuntimeError, match=r"do not agree on the mask \(rank 0: \w{8}, rank 1: "):
         require_agreement(trainer(other=lambda digest: digest.flip(0)), "the mask", "1010")
+
+
+def test_what_any_rank_has() -> None:
+    ours = torch.zeros(65, dtype=torch.int64)
+    ours[[2, 15]] = 1
+    assert union_over_ranks(trainer(other=lambda _: ours), [15, 10]) == [2, 10, 15]
+    assert union_over_ranks(trainer(other=torch.zeros_like), []) == []
 
 
 def test_means_are_weighted_by_the_batches_of_each_rank() -> None:
