@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.budget import check_budget
+from lightning_slimga.callbacks.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.internals import (
     averaged_models,
     install_checkpoint_hooks,
@@ -19,7 +20,7 @@ from lightning_slimga.callbacks.internals import (
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.pruning_run import PruningRun
 from lightning_slimga.callbacks.search_file import remove_search_file
-from lightning_slimga.callbacks.settings import SearchSettings
+from lightning_slimga.callbacks.settings import SearchSettings, expect, expect_whole
 from lightning_slimga.checkpoint import (
     apply_plans,
     plans_of,
@@ -67,6 +68,8 @@ class GeneticPruneCallback(pl.Callback):
         evaluation_factor: let the search learn which channels good networks keep.
         reset_monitors: start "best" of ModelCheckpoint and EarlyStopping, and reduce-on-plateau
             schedules, anew after surgery: scores of the dense network no longer count.
+        finetune_lr: learning rate after surgery: "keep" what the schedule says; "rewarm", rising to
+            that within the first epoch; or "restart" the schedule, which is run a second time.
         seed: seed of the search; the fit's own random numbers are not touched.
         report: write tables and plots to a folder beside the run's logs.
 
@@ -97,34 +100,14 @@ class GeneticPruneCallback(pl.Callback):
         allow_approximate: bool = False,
         evaluation_factor: bool = True,
         reset_monitors: bool = True,
+        finetune_lr: RatePolicy = "keep",
         seed: int = 0,
         report: bool = True,
     ) -> None:
         super().__init__()
-        _expect(isinstance(monitor, str) and monitor != "", "monitor", "a metric's name", monitor)
-        _expect(mode in ("min", "max"), "mode", "'min' or 'max'", mode)
-        for name, value, least in (
-            ("prune_epoch", prune_epoch, 1),
-            ("population_size", population_size, 2),
-            ("generations", generations, 1),
-            ("recalibration_batches", recalibration_batches, 0),
-            ("min_channels", min_channels, 1),
-            ("round_to", round_to, 1),
-        ):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _expect(whole and value >= least, name, f"a whole number of at least {least}", value)
-        for name, limit in (
-            ("max_evaluations", max_evaluations),
-            ("max_time", max_time),
-            ("patience", patience),
-        ):
-            _expect(limit is None or limit > 0, name, "positive or None", limit)
-        _expect(
-            _is_share_or_count(fitness_batches),
-            "fitness_batches",
-            "None, an int >= 1 or a float in (0, 1]",
-            fitness_batches,
-        )
+        expect_whole("prune_epoch", prune_epoch, 1)
+        policies = get_args(RatePolicy)
+        expect(finetune_lr in policies, "finetune_lr", f"one of {policies}", finetune_lr)
         self.monitor, self.mode, self.prune_epoch = monitor, mode, prune_epoch
         self.settings = SearchSettings(
             monitor=monitor,
@@ -150,6 +133,7 @@ class GeneticPruneCallback(pl.Callback):
         self.plan: PruningPlan | None = None
         self.history: list[dict[str, Any]] = []
         self.timings: dict[str, float] = {}
+        self._rate = FinetuneRate(finetune_lr)
         self._finished = False
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
@@ -165,6 +149,7 @@ class GeneticPruneCallback(pl.Callback):
         if stage != "fit":
             return
         refuse_unsupported_strategy(trainer)
+        self._rate = FinetuneRate(self._rate.policy)
         if not any(plan is self.plan for plan in plans_of(pl_module)):
             self._finished, self.plan = False, None  # they are of another module's fit
         last, trial = trainer.max_epochs, trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -179,6 +164,10 @@ class GeneticPruneCallback(pl.Callback):
         if not self._finished:
             check_optimizers(trainer.optimizers)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the learning rates."""
+        self._rate.start(trainer)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -187,8 +176,11 @@ class GeneticPruneCallback(pl.Callback):
         The only moment at which the dense epoch's checkpoint is right and an interrupted search
         resumes exactly.
         """
-        if batch_idx or self._finished or trainer.current_epoch < self.prune_epoch:
-            return
+        if not (batch_idx or self._finished or trainer.current_epoch < self.prune_epoch):
+            self._prune(trainer, pl_module)
+        self._rate.before_batch(trainer, batch_idx)
+
+    def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with DeferredSignals() as signals:
             run = PruningRun(trainer, pl_module, self.settings, self._search_state, signals)
             self._run = run
@@ -198,6 +190,7 @@ class GeneticPruneCallback(pl.Callback):
             finally:
                 self._take_over(run)
             if run.result.plan is not None:
+                self._rate.after_surgery(trainer)
                 for callback in trainer.callbacks:  # type: ignore[attr-defined]
                     if hasattr(callback, "on_surgery"):
                         callback.on_surgery(trainer, pl_module, run.result.plan)
@@ -228,8 +221,15 @@ class GeneticPruneCallback(pl.Callback):
                 f"{self.prune_epoch + 1})` keeps early stopping from ending it before."
             )
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the optimizers as a checkpoint that is saved now should hold them."""
+        self._rate.restore()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take our hooks off a module of full size; a pruned one can still be saved."""
+        self._rate.stop()
         if not plans_of(pl_module):
             remove_checkpoint_hooks(pl_module)
 
@@ -240,6 +240,7 @@ class GeneticPruneCallback(pl.Callback):
             "history": self.history,
             "timings": self.timings,
             "search": self._run.search_state if self._run else self._search_state,
+            "rate": self._rate.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -247,6 +248,7 @@ class GeneticPruneCallback(pl.Callback):
         self._finished = state_dict["finished"]
         self.history, self.timings = state_dict["history"], state_dict["timings"]
         self._search_state = state_dict["search"]
+        self._rate.load_state_dict(state_dict["rate"])
 
     def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring a full-size module to the checkpoint's size before its weights are loaded."""
@@ -271,14 +273,3 @@ class GeneticPruneCallback(pl.Callback):
         store_plans(checkpoint, pl_module)
         if self._run is not None:
             checkpoint["state_dict"] = self._run.full_state
-
-
-def _is_share_or_count(value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return value is None
-    return value >= 1 if isinstance(value, int) else 0.0 < value <= 1.0
-
-
-def _expect(holds: bool, name: str, expected: str, got: Any) -> None:
-    if not holds:
-        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {got!r}.")
