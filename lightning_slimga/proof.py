@@ -100,9 +100,10 @@ class Proof:
         Raises:
             Deviation: where it does not run in lockstep with the full network.
         """
-        found = self._run_shrunk(graph, keep)
-        self._run_shrunk(graph, keep, training=True)
         slots = self.analysis.trace.slots
+        with swapped_in(plan_cut(graph, slots, keep), self.model):
+            found = self._in_lockstep(graph, keep)
+            self._in_lockstep(graph, keep, training=True)
         try:
             with running(self.model), masked(self.model, graph, slots, keep):
                 wanted = [call.run(self.model) for call in self.calls]
@@ -110,13 +111,13 @@ class Proof:
             return f"the masked network fails ({error})"
         return compare_outputs(wanted, found)
 
-    def _run_shrunk(self, graph: ChannelGraph, keep: Mask, *, training: bool = False) -> list[Any]:
+    def _in_lockstep(self, graph: ChannelGraph, keep: Mask, *, training: bool = False) -> list[Any]:
+        """Run the network, which is shrunk now, beside the records of the full one."""
         records = self.analysis.records.get("train" if training else "eval")
         if records is None:
             return []
         calls = self.training_calls if training else self.calls
-        plan = plan_cut(graph, self.analysis.trace.slots, keep)
-        with running(self.model, training=training), swapped_in(plan, self.model):
+        with running(self.model, training=training):
             lockstep = Lockstep(records, graph, keep, training=training)
             return lockstep.run(lambda: [call.run(self.model) for call in calls])
 
@@ -128,8 +129,10 @@ class Proof:
             return suspects
         guilty = []
         for layer in suspects:
+            alone = _part(graph, keep, [layer])
             try:
-                self._run_shrunk(graph, _part(graph, keep, [layer]), training=deviation.training)
+                with swapped_in(plan_cut(graph, self.analysis.trace.slots, alone), self.model):
+                    self._in_lockstep(graph, alone, training=deviation.training)
             except Deviation:
                 guilty.append(layer)
         return guilty or suspects

@@ -47,7 +47,7 @@ def masked(
     A channel whose value is not zero although its weights are (``sigmoid(0)``) is read through
     zeros, so the network computes what the shrunk one computes. Restored bit for bit.
     """
-    saved: list[tuple[torch.Tensor, torch.Tensor]] = []
+    saved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     try:
         with torch.no_grad():
             for (name, dim), bits in graph.bits.items():
@@ -57,12 +57,13 @@ def masked(
                 tensor = tensor_at(model, slots[name].places[0])
                 assert tensor is not None
                 data = tensor.data
-                saved.append((data, data.clone()))
+                if name not in saved:
+                    saved[name] = (data, data.clone())
                 data.index_fill_(dim, torch.from_numpy(gone).to(data.device), 0)
         yield
     finally:
         with torch.no_grad():
-            for data, content in reversed(saved):
+            for data, content in saved.values():
                 data.copy_(content)
 
 

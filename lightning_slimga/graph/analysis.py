@@ -19,6 +19,7 @@ from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.model_state import preserved
 
 _MAX_DEPTH = 8
+_PLAIN = {bool, int, float, str, type(None)}
 
 
 @dataclasses.dataclass
@@ -112,6 +113,8 @@ def _held_by_modules(model: nn.Module) -> Iterator[Tensor]:
     """Tensors in plain attributes: what a forward has put there, others may read."""
     for module in model.modules():
         for value in module.__dict__.values():
+            if type(value) in _PLAIN:
+                continue
             if isinstance(value, Tensor):
                 yield value
             elif isinstance(value, (list, tuple, dict)) and value:

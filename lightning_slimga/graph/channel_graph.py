@@ -154,16 +154,14 @@ class _Builder:
     def _signatures(self) -> npt.NDArray[np.uint64]:
         """A hash per class of the places in which it stands, with multiplicity.
 
-        A random 64-bit number per place, weighted by how often the class stands there, summed:
+        A random 64-bit number per place, added once for every time that the class stands there:
         equal sums for different places have a chance of about 2**-64.
         """
         generator = np.random.Generator(np.random.PCG64(0))
         total = np.zeros(len(self.trace.store), dtype=np.uint64)
         for labels in self._places():
             number = generator.integers(1, 2**63, dtype=np.uint64)
-            real = labels[labels >= 0]
-            roots, times = np.unique(self.roots[real], return_counts=True)
-            total[roots] += number * times.astype(np.uint64)
+            np.add.at(total, self.roots[labels[labels >= 0]], number)
         return total
 
     def _places(self) -> list[LabelArray]:
@@ -210,9 +208,9 @@ class _Builder:
         number[representatives] = np.arange(len(layers), dtype=np.int64)
         tensors: list[list[tuple[str, int]]] = [[] for _ in layers]
         for site, labels in self.sites.items():
-            for layer in np.unique(number[self.roots[labels]]):
-                if layer >= 0:
-                    tensors[layer].append(site)
+            found = number[self.roots[labels]]
+            for layer in sorted(set(found[found >= 0].tolist())):
+                tensors[layer].append(site)
         result = []
         for layer, sites in zip(layers, tensors, strict=True):
             gamma = tuple(name for name, _ in sites if name in self.trace.scaling_factors)
@@ -234,10 +232,11 @@ class _Builder:
 
     def _cost(self, bit_of_label: Bits, layer_of_bit: Bits, num_layers: int) -> Cost:
         cache: dict[int, LinearSize] = {}
+        channels = np.bincount(layer_of_bit, minlength=num_layers)
 
         def size(labels: LabelArray) -> LinearSize:
             if id(labels) not in cache:
-                cache[id(labels)] = _linear_size(labels, bit_of_label, layer_of_bit, num_layers)
+                cache[id(labels)] = _linear_size(labels, bit_of_label, layer_of_bit, channels)
             return cache[id(labels)]
 
         macs = [Term(t.module, t.constant, tuple(map(size, t.factors))) for t in self.costs]
@@ -254,17 +253,14 @@ class _Builder:
 
 
 def _linear_size(
-    labels: LabelArray, bit_of_label: Bits, layer_of_bit: Bits, num_layers: int
+    labels: LabelArray, bit_of_label: Bits, layer_of_bit: Bits, channels: Bits
 ) -> LinearSize:
     bits = bit_of_label[labels[labels >= 0]]
     bits = bits[bits >= 0]
-    per_layer = np.bincount(layer_of_bit[bits], minlength=num_layers)
-    channels = np.bincount(layer_of_bit, minlength=num_layers)
-    present: npt.NDArray[np.bool_] = np.zeros(num_layers, dtype=bool)
-    seen = np.unique(bits)
-    present[layer_of_bit[seen]] = True
+    per_layer = np.bincount(layer_of_bit[bits], minlength=len(channels))
     multiplicity = tuple(
-        (int(layer), int(per_layer[layer] // channels[layer])) for layer in np.flatnonzero(present)
+        (int(layer), int(per_layer[layer] // channels[layer]))
+        for layer in np.flatnonzero(per_layer)
     )
     return LinearSize(len(labels) - len(bits), multiplicity)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from lightning_slimga.graph.labels import NOTHING, DimLabels, LabelArray, Labels
-from lightning_slimga.graph.trace import CostTerm, SizeAttribute
+from lightning_slimga.graph.trace import CostTerm, SizeAttribute, tensors_in
 
 if TYPE_CHECKING:
     from lightning_slimga.graph.tracer import Tracer
@@ -22,6 +22,7 @@ class Op:
         func: the ATen overload.
         module: name of the module whose forward is running.
         outputs: the output tensors, flat.
+        inputs: labels of each tensor argument, by its ``id``.
     """
 
     def __init__(self, tracer: Tracer, func: Any, arguments: list[Any], outputs: list[Tensor]):
@@ -33,6 +34,7 @@ class Op:
         self.module = tracer.module_name
         self.arguments = arguments
         self.outputs = outputs
+        self.inputs = {id(t): tracer.lookup(t) for t in tensors_in(arguments)}
 
     @property
     def where(self) -> str:
@@ -46,7 +48,7 @@ class Op:
 
     def labels(self, tensor: Tensor | None) -> Labels:
         """Labels of a tensor argument: one entry per dimension (a fresh list)."""
-        return [] if tensor is None else list(self._tracer.lookup(tensor))
+        return [] if tensor is None else list(self.inputs[id(tensor)])
 
     def full(self, labels: DimLabels, size: int) -> LabelArray:
         """The labels of a dimension as an array, ``NOTHING`` everywhere if it has none."""
@@ -79,13 +81,13 @@ class Op:
 
     def reads(self, tensor: Tensor) -> None:
         """Say that a tensor is the weight of a contraction: masking zeroes it, buffer or not."""
-        slot = self._tracer.slot_of(tensor)
+        slot = self.trace.slot_of(tensor)
         if slot is not None and not slot.is_parameter:
             self.trace.contracted_buffers.add(slot.name)
 
     def divides_by(self, tensor: Tensor) -> None:
         """Say that a tensor is divided by its own norm: masking must not zero it."""
-        slot = self._tracer.slot_of(tensor)
+        slot = self.trace.slot_of(tensor)
         if slot is not None:
             self.trace.divisors.add(slot.name)
 
@@ -93,7 +95,7 @@ class Op:
         """Mark the γ of a normalisation; found through the module when it arrives repeated."""
         if weight is None:
             return
-        slot = self._tracer.slot_of(weight)
+        slot = self.trace.slot_of(weight)
         name = slot.name if slot else f"{self.module}.weight".lstrip(".")
         if name in self.trace.slots and self.trace.slots[name].is_parameter:
             self.trace.scaling_factors.add(name)
@@ -144,7 +146,7 @@ class Op:
     def _holders(self, near: tuple[Tensor | None, ...]) -> list[str]:
         holders = {self.module: None}
         for tensor in near:
-            slot = None if tensor is None else self._tracer.slot_of(tensor)
+            slot = None if tensor is None else self.trace.slot_of(tensor)
             for place, _ in slot.places if slot else ():
                 holders[place.split(".parametrizations.")[0]] = None
         return list(holders)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lightning_slimga.graph.labels import LabelArray, Labels, LabelStore
@@ -57,6 +58,23 @@ class Trace:
     choices: dict[int, int] = field(default_factory=dict)
     approximate: bool = False
     approximations: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._slots_by_id = {id(slot.tensor): slot for slot in self.slots.values()}
+        self._slots_by_data = {
+            (slot.tensor.data_ptr(), slot.tensor.shape): slot
+            for slot in self.slots.values()
+            if slot.tensor.numel()
+        }
+
+    def slot_of(self, tensor: Tensor) -> Slot | None:
+        """The parameter or buffer that a tensor is, also through ``.data``."""
+        slot = self._slots_by_id.get(id(tensor))
+        if slot is None and tensor.numel() and tensor.layout is torch.strided:
+            slot = self._slots_by_data.get((tensor.data_ptr(), tensor.shape))
+            if slot is not None and slot.tensor.stride() != tensor.stride():
+                slot = None
+        return slot
 
     def labels_of_slot(self, name: str) -> Labels:
         """Labels of a parameter or buffer, made at the first meeting; size 1 has none."""

@@ -12,7 +12,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
-from lightning_slimga.graph.slots import Slot
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, tensors_in
 
 
@@ -32,12 +31,6 @@ class Tracer(TorchDispatchMode):
         self._position = 0
         self._stack: list[tuple[str, int]] = []
         self._labels = WeakTensorKeyDictionary()
-        self._slots = {id(slot.tensor): slot for slot in trace.slots.values()}
-        self._slots_by_data = {
-            (slot.tensor.data_ptr(), slot.tensor.shape): slot
-            for slot in trace.slots.values()
-            if slot.tensor.numel()
-        }
         self._names = {id(module): name for name, module in trace.modules.items()}
         self._handles: list[Any] = []
 
@@ -76,20 +69,11 @@ class Tracer(TorchDispatchMode):
                 return owner.__qualname__, ".".join(parts[depth:])
         return "", module
 
-    def slot_of(self, tensor: Tensor) -> Slot | None:
-        """The parameter or buffer that a tensor is, also through ``.data``."""
-        slot = self._slots.get(id(tensor))
-        if slot is None and tensor.numel() and tensor.layout is torch.strided:
-            slot = self._slots_by_data.get((tensor.data_ptr(), tensor.shape))
-            if slot is not None and slot.tensor.stride() != tensor.stride():
-                slot = None
-        return slot
-
     def lookup(self, tensor: Tensor) -> Labels:
         """Labels of any tensor of the pass."""
         labels: Labels | None = self._labels.get(tensor)  # type: ignore[no-untyped-call]
         if labels is None:
-            slot = self.slot_of(tensor)
+            slot = self.trace.slot_of(tensor)
             if slot is None:
                 return [None] * tensor.dim()
             labels = self.trace.labels_of_slot(slot.name)
@@ -114,7 +98,7 @@ class Tracer(TorchDispatchMode):
         return alias
 
     def _propagate(self, op: Op) -> None:
-        inputs = [self.lookup(t) for t in tensors_in(op.arguments)]
+        inputs = [op.inputs[id(t)] for t in tensors_in(op.arguments)]
         outputs = self._apply_rule(op, inputs)
         for tensor, labels in zip(op.outputs, outputs, strict=True):
             self._labels[tensor] = labels
@@ -153,7 +137,7 @@ class Tracer(TorchDispatchMode):
         for tensor in tensors_in(written):
             for position, out in enumerate(op.outputs):
                 if out is tensor:
-                    old = self.lookup(tensor)
+                    old = op.inputs[id(tensor)]
                     pairs = zip(old, outputs[position], strict=True)
                     outputs[position] = [op.tie(a, b) for a, b in pairs]
 
