@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # Two test processes with one thread each are faster than one process with two threads.
 PYTEST_FLAGS ?= -n 2 --timeout=600
-BENCHMARKS ?= penalty_overhead search_speed search_quality
+BENCHMARKS ?= penalty_overhead surgery_speed search_speed search_quality
 
 export OMP_NUM_THREADS ?= 1
 
