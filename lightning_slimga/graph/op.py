@@ -41,11 +41,6 @@ class Op:
         """The op and its module in words, for reasons."""
         return f"op {self.name.replace('::', '.')} in {self.module or 'the model'}"
 
-    @property
-    def number(self) -> int:
-        """Position of this op in the running pass."""
-        return len(self._tracer.records)
-
     def labels(self, tensor: Tensor | None) -> Labels:
         """Labels of a tensor argument: one entry per dimension (a fresh list)."""
         return [] if tensor is None else list(self.inputs[id(tensor)])

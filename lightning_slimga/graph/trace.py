@@ -55,9 +55,8 @@ class Trace:
     scaling_factors: set[str] = field(default_factory=set)
     contracted_buffers: set[str] = field(default_factory=set)
     divisors: set[str] = field(default_factory=set)
-    choices: dict[int, int] = field(default_factory=dict)
     approximate: bool = False
-    approximations: dict[str, None] = field(default_factory=dict)
+    approximations: dict[str, LabelArray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots_by_id = {id(slot.tensor): slot for slot in self.slots.values()}

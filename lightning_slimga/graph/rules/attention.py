@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
-from lightning_slimga.graph.rules.elementwise import broadcast
 
 _KERNELS = [
     "aten::_scaled_dot_product_flash_attention_for_cpu",
@@ -33,17 +33,19 @@ def scaled_dot_product_attention(
     leading = [op.tie(op.tie(a, b), c) for a, b, c in zip(lq[:-2], lk[:-2], lv[:-2], strict=True)]
     tokens = lq[-2]
     for mask in (t for t in rest if isinstance(t, Tensor)):
-        shape = (*query.shape[:-1], key.shape[-2])
-        joined = broadcast_to(op, shape, [*leading, tokens, None], mask)
+        joined = _masked(op, [*leading, tokens, None], mask)
         leading, tokens = joined[:-2], joined[-2]
     _count_macs(op, leading, query, key, value)
-    return (
-        [*leading, tokens, None],
-        *[None for _ in op.outputs[1:]],
-    )
+    sums = [  # log-sum-exp of each head, (*B, H, L) or longer; other outputs are random states
+        [*leading, tokens if t.shape[-1] == query.shape[-2] else None]
+        if t.dim() and t.shape[:-1] == query.shape[:-2]
+        else None
+        for t in op.outputs[1:]
+    ]
+    return ([*leading, tokens, None], *sums)
 
 
-def broadcast_to(op: Op, shape: tuple[int, ...], labels: Any, mask: Tensor) -> Any:
+def _masked(op: Op, labels: Labels, mask: Tensor) -> Labels:
     """Tie an attention mask, broadcast against (*B, H, L, S), with the scores it is added to."""
     result = list(labels)
     own = op.labels(mask)
@@ -58,6 +60,3 @@ def _count_macs(op: Op, leading: Any, query: Tensor, key: Tensor, value: Tensor)
     batch = [(dim, n) for dim, n in zip(leading, query.shape[:-2], strict=True)]
     positions = query.shape[-2] * key.shape[-2]
     op.macs(positions * (query.shape[-1] + value.shape[-1]), *batch)
-
-
-__all__ = ["broadcast", "scaled_dot_product_attention"]

@@ -121,6 +121,6 @@ def _freeze_or_approximate(op: Op, labels: DimLabels) -> None:
     if labels is None:
         return
     if op.trace.approximate and np.any(labels >= 0):
-        op.trace.approximations[op.where] = None
+        op.trace.approximations[op.where] = labels
     else:
         op.freeze(labels, "statistics are taken over channels")

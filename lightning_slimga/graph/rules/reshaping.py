@@ -12,7 +12,9 @@ from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 
+# What attention modules call their number of heads, and the width of all heads together.
 _HEADS = ("num_heads", "n_heads", "heads", "nhead", "n_head", "num_attention_heads")
+_WIDTHS = ("attn_dim", "inner_dim", "all_head_size", "embed_dim", "hidden_size", "d_model", "dim")
 
 
 @rule(
@@ -71,7 +73,9 @@ def _regroup(op: Op, labels: Labels, old: list[int], new: list[int]) -> Labels:
     shape = [n if i == axis else 1 for i, n in enumerate(old)]
     elements = np.broadcast_to(op.full(labels[axis], old[axis]).reshape(shape), old)
     if len(new) == 1:
-        return [elements.ravel()]
+        joined = elements.ravel()
+        op.attribute(_WIDTHS, joined)
+        return [joined]
     return _divide(op, elements.reshape(new))
 
 
@@ -91,6 +95,7 @@ def _divide(op: Op, elements: LabelArray) -> Labels:
     axis = _carrier(op, elements.shape)
     rows = np.moveaxis(elements, axis, -1).reshape(-1, elements.shape[axis])
     result[axis] = op.store.tie_rows(rows)
+    op.attribute(_HEADS, result[axis])
     return result
 
 
@@ -103,15 +108,13 @@ def _first(elements: LabelArray, axis: int) -> LabelArray:
 def _carrier(op: Op, shape: tuple[int, ...]) -> int:
     """Which of several dimensions carries the channels.
 
-    Heads where the module names them, else the longest (the last of equals); or what an earlier
-    proof has found to work.
+    Heads where the module names them, else the longest (the last of equals). Heads stand before
+    the width of a head and after q, k, v, which may be just as many.
     """
-    chosen = op.trace.choices.get(op.number)
-    if chosen is not None and chosen < len(shape):
-        return chosen
     module = op.trace.modules[op.module]
-    for axis, size in enumerate(shape):
-        if any(getattr(module, name, None) == size for name in _HEADS):
+    last = len(shape) - 1
+    for axis in (*range(last - 1, -1, -1), last):
+        if any(getattr(module, name, None) == shape[axis] for name in _HEADS):
             return axis
     return max(range(len(shape)), key=lambda axis: (shape[axis], axis))
 
