@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
@@ -153,19 +155,23 @@ def fit(name: str, *, processes: int) -> dict[str, Any]:
         report=False,
     )
     watch = Watch()
+    callbacks = [SparsityCallback(strength=1e-3), prune, watch]
+    folder = os.environ.get("CHECKPOINTS")
+    if folder:
+        callbacks.append(ModelCheckpoint(folder, save_last=True))
     trainer = pl.Trainer(
         max_epochs=3,
         accelerator="cpu",
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
-        callbacks=[SparsityCallback(strength=1e-3), prune, watch],
+        callbacks=callbacks,
         logger=False,
-        enable_checkpointing=False,
+        enable_checkpointing=bool(folder),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=not frozen,
     )
-    trainer.fit(module)
+    trainer.fit(module, ckpt_path="last" if folder else None)
     seen = watch.seen
     seen["history"] = [{k: v for k, v in e.items() if k != "seconds"} for e in prune.history]
     seen["weights"] = {n: p.tolist() for n, p in module.state_dict().items()}
@@ -206,7 +212,7 @@ def clocks(name: str, *, processes: int) -> dict[str, Any]:
 
 
 class Failing(Net):
-    """Raises while a candidate is judged, on one rank."""
+    """Raises while a candidate is judged, on one rank, or receives a signal there."""
 
     failing_rank = int(os.environ.get("FAILING_RANK", 1))
     calls: ClassVar[list[int]] = []  # what an instance counts, an evaluation takes back
@@ -214,8 +220,10 @@ class Failing(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.calls.append(batch_idx)
         if self.failing_rank == RANK and len(self.calls) == 12:
-            print(f"RAISED {time.time()}", flush=True)
-            raise ValueError("a mistake of the user's")
+            print(f"STRUCK {time.time()}", flush=True)
+            if "SIGNAL" not in os.environ:
+                raise ValueError("a mistake of the user's")
+            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
         loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
         self.log("val_loss", loss, sync_dist="SYNC" in os.environ)
 

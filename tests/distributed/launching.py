@@ -44,9 +44,9 @@ def launch(
     )
 
 
-def results(launcher: str, *names: str) -> dict[str, list[dict[str, Any]]]:
+def results(launcher: str, *names: str, **environment: str) -> dict[str, list[dict[str, Any]]]:
     """What each rank has seen of each fit."""
-    done = launch(launcher, *names)
+    done = launch(launcher, *names, **environment)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stderr[-3000:]
     found: dict[str, list[dict[str, Any]]] = json.loads(lines[0][len("RESULT ") :])
