@@ -145,7 +145,10 @@ class SparsityCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a network without γ, unless hooks of its own may build it later."""
-        built_later = any(is_overridden(hook, pl_module) for hook in ("setup", "configure_model"))
+        # The parent of the live object: the `pytorch_lightning` package has a class of its own.
+        parent = next(c for c in type(pl_module).__mro__ if c.__name__ == "LightningModule")
+        hooks = ("setup", "configure_model")
+        built_later = any(is_overridden(hook, pl_module, parent=parent) for hook in hooks)
         if stage == "fit" and not built_later:
             self.find_factors(pl_module)
 
