@@ -2,7 +2,7 @@
 
 from lightning_slimga.callbacks.genetic_prune import GeneticPruneCallback
 from lightning_slimga.callbacks.sparsity import SparsityCallback
-from lightning_slimga.checkpoint import load_pruned
+from lightning_slimga.checkpoint import PrunableMixin, load_pruned
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.surgery import ChannelSurgery, SurgeryError
 
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ChannelSurgery",
     "GeneticPruneCallback",
+    "PrunableMixin",
     "PruningPlan",
     "SparsityCallback",
     "SurgeryError",

@@ -81,7 +81,8 @@ def load_pruned(
         **init_kwargs: arguments of ``cls``; they win over the hyper-parameters saved in the file.
 
     Returns:
-        The small model with its weights, in evaluation mode as after ``load_from_checkpoint``.
+        The small model with its weights; call ``eval()`` on it before inference, as after
+        ``load_from_checkpoint``.
 
     Raises:
         ValueError: when ``cls`` with these arguments is not the network that was pruned.
@@ -95,6 +96,23 @@ def load_pruned(
         hook(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=strict)
     return model.to(map_location) if isinstance(map_location, (str, torch.device)) else model
+
+
+class PrunableMixin:
+    """Lets ``load_from_checkpoint`` of a LightningModule class load pruned checkpoints.
+
+    To be named before the Lightning class: ``class Net(PrunableMixin, L.LightningModule)``.
+    Full-size
+    checkpoints load as ever.
+    """
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Shrink the module to the checkpoint's size; Lightning loads the weights after it."""
+        assert isinstance(self, nn.Module)
+        plans = read_plans(checkpoint)
+        if plans:
+            apply_plans(self, plans)
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
 
 
 def _accepted(cls: type[nn.Module], known: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_slimga import load_pruned
+from lightning_slimga import PrunableMixin, load_pruned
 from tests.callbacks.small_fit import (
     WIDTHS,
     Net,
@@ -62,6 +62,22 @@ def test_what_a_file_holds(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", ["epoch=3.ckpt", "last.ckpt", "weights.ckpt"])
 def test_load_pruned(run: dict[str, Any], name: str) -> None:
     assert_equal(load_pruned(Net, run["folder"] / name), run["module"])
+
+
+class MayBePruned(PrunableMixin, Net):
+    """The class that was trained, with the one-line opt-in."""
+
+
+@pytest.mark.parametrize("name", ["epoch=3.ckpt", "weights.ckpt"])
+def test_load_from_checkpoint_of_a_class_that_says_so(run: dict[str, Any], name: str) -> None:
+    assert_equal(MayBePruned.load_from_checkpoint(run["folder"] / name), run["module"])
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        Net.load_from_checkpoint(run["folder"] / name)
+
+
+def test_load_from_checkpoint_of_a_full_size_file(run: dict[str, Any]) -> None:
+    module = MayBePruned.load_from_checkpoint(run["folder"] / "epoch=1.ckpt")
+    assert widths(module)[0] == WIDTHS[0]
 
 
 @pytest.mark.filterwarnings("ignore:The `srun` command")
