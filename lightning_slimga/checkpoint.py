@@ -102,8 +102,7 @@ class PrunableMixin:
     """Lets ``load_from_checkpoint`` of a LightningModule class load pruned checkpoints.
 
     To be named before the Lightning class: ``class Net(PrunableMixin, L.LightningModule)``.
-    Full-size
-    checkpoints load as ever.
+    Full-size checkpoints load as ever.
     """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -113,7 +113,8 @@ def _carrier(op: Op, shape: tuple[int, ...]) -> int:
     """
     module = op.trace.modules[op.module]
     last = len(shape) - 1
-    for axis in (*range(last - 1, -1, -1), last):
+    axes: list[int] = [*range(last - 1, -1, -1), last]
+    for axis in axes:
         if any(getattr(module, name, None) == shape[axis] for name in _HEADS):
             return axis
     return max(range(len(shape)), key=lambda axis: (shape[axis], axis))
