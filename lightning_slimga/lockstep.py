@@ -21,14 +21,14 @@ class Deviation(Exception):  # noqa: N818  (nothing is wrong with the program)
     Attributes:
         what: the deviation in words.
         record: the op in the full network where it was seen; None where no op can be blamed.
-        training: whether it was seen in training mode.
+        by_value: whether shapes agree and values do not.
     """
 
-    def __init__(self, what: str, record: OpRecord | None, *, training: bool = False) -> None:
+    def __init__(self, what: str, record: OpRecord | None, *, by_value: bool = False) -> None:
         super().__init__(what)
         self.what = what
         self.record = record
-        self.training = training
+        self.by_value = by_value
 
 
 class Lockstep(TorchDispatchMode):
@@ -38,17 +38,13 @@ class Lockstep(TorchDispatchMode):
         records: the recorded ops.
         graph: the channels.
         keep: the mask that was cut.
-        training: whether the records are those of the training pass.
     """
 
-    def __init__(
-        self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask, *, training: bool
-    ) -> None:
+    def __init__(self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._records = records
         self._graph = graph
         self._keep = keep
-        self._training = training
         self._next = 0
         self._together = True
         self._removed: dict[int, int] = {}
@@ -83,7 +79,7 @@ class Lockstep(TorchDispatchMode):
 
     def _failure(self, error: Exception, record: OpRecord | None) -> Deviation:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Deviation(f"the small network fails: {first}", record, training=self._training)
+        return Deviation(f"the small network fails: {first}", record)
 
     def _step(self, name: str) -> OpRecord | None:
         """The record of this op; None once the control flow depends on values."""
@@ -107,7 +103,7 @@ class Lockstep(TorchDispatchMode):
                 self._together = False
                 return
             what = f"a size is written into the code: {expected} != {shape}"
-            raise Deviation(what, record, training=self._training)
+            raise Deviation(what, record)
 
     def _gone(self, labels: LabelArray) -> int:
         key = id(labels)

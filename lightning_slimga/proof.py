@@ -3,7 +3,8 @@
 Sizes that are written into Python code are invisible to a trace. So every analysis is tried: a
 random part of every layer is cut, and the shrunk network must run the same ops with exactly
 the shapes that the labels predict, and return what the masked network returns. The first op that
-deviates names the channels to freeze; when only values differ, the layers are bisected.
+deviates names the channels to freeze. When only values differ, both passes are watched op by op
+to find where; what still cannot be explained is bisected.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.calls import Call
-from lightning_slimga.graph.analysis import Analysis, output_tensors, running
+from lightning_slimga.comparison import Watch, compare_outputs, first_difference
+from lightning_slimga.graph.analysis import Analysis, running
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 
 
 class Proof:
@@ -67,15 +67,13 @@ class Proof:
         keep = self._random_mask(graph)
         everything = list(range(len(graph.layers)))
         try:
-            why = self._wrong(graph, keep)
+            why = self.wrong(graph, keep)
         except Deviation as deviation:
-            why = deviation.what
-            if deviation.record is not None:
-                suspects = _layers_in(graph, _labels_of(deviation.record))
-                if suspects:
-                    guilty = self._deviating(graph, keep, suspects, deviation)
-                    self._freeze_line(graph, guilty, deviation.record, why)
-                    return False
+            why, record = deviation.what, deviation.record
+            guilty = [] if record is None else self._guilty(graph, keep, record, deviation)
+            if record is not None and guilty:
+                self._freeze_line(graph, guilty, record, why)
+                return False
         if why is None:
             return True
         for layer in self._bisect(graph, keep, everything):
@@ -92,7 +90,7 @@ class Proof:
             keep[layer.slice.start + gone] = False
         return keep
 
-    def _wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
+    def wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
         """What is wrong with the values of the shrunk network, in words; None if nothing is.
 
         In training mode it must only run: dropout draws other numbers for other shapes.
@@ -112,7 +110,30 @@ class Proof:
                 wanted = [call.run(self.model) for call in self.calls]
         except Exception as error:  # e.g. the network checks its own values
             return f"the masked network fails ({error})"
-        return compare_outputs(wanted, found)
+        what = compare_outputs(wanted, found)
+        return None if what is None else self._explained(graph, keep, what)
+
+    def _explained(self, graph: ChannelGraph, keep: Mask, what: str) -> str | None:
+        """Find the op at which values part; None where it decides by values that are the same.
+
+        The order of equal scores, say, may change with the last digit: nobody is to blame for it.
+
+        Raises:
+            Deviation: naming the op.
+        """
+        slots, records = self.analysis.trace.slots, self.analysis.records["eval"]
+        wanted = Watch(records, graph, keep, full=True)
+        found = Watch(records, graph, keep, full=False)
+        with running(self.model), masked(self.model, graph, slots, keep), wanted:
+            for call in self.calls:
+                call.run(self.model)
+        with swapped_in(plan_cut(graph, slots, keep), self.model), running(self.model), found:
+            for call in self.calls:
+                call.run(self.model)
+        difference = first_difference(records, wanted, found)
+        if isinstance(difference, OpRecord):
+            raise Deviation(what, difference, by_value=True)
+        return what if difference is None else None
 
     def _shrunk(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
         """What the shrunk network returns in evaluation mode; it must run in training mode, too."""
@@ -128,24 +149,16 @@ class Proof:
             return []
         calls = self.training_calls if training else self.calls
         with running(self.model, training=training):
-            lockstep = Lockstep(records, graph, keep, training=training)
+            lockstep = Lockstep(records, graph, keep)
             return lockstep.run(lambda: [call.run(self.model) for call in calls])
 
-    def _deviating(
-        self, graph: ChannelGraph, keep: Mask, suspects: list[int], deviation: Deviation
+    def _guilty(
+        self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation
     ) -> list[int]:
-        """The suspects that deviate alone, in any place; all of them if none does."""
-        if len(suspects) == 1:
-            return suspects
-        guilty = []
-        for layer in suspects:
-            alone = _part(graph, keep, [layer])
-            try:
-                with swapped_in(plan_cut(graph, self.analysis.trace.slots, alone), self.model):
-                    self._in_lockstep(graph, alone, training=deviation.training)
-            except Deviation:
-                guilty.append(layer)
-        return guilty or suspects
+        """The layers at a deviating op that go wrong alone; all of them where one had to."""
+        suspects = _layers_in(graph, _labels_of(record))
+        alone = [i for i in suspects if self._fails(graph, _part(graph, keep, [i]))]
+        return alone or ([] if deviation.by_value else suspects)
 
     def _freeze_line(
         self, graph: ChannelGraph, guilty: list[int], record: OpRecord, why: str
@@ -179,7 +192,7 @@ class Proof:
 
     def _fails(self, graph: ChannelGraph, keep: Mask) -> bool:
         try:
-            return self._wrong(graph, keep) is not None
+            return self.wrong(graph, keep) is not None
         except Deviation:
             return True
 
@@ -211,35 +224,6 @@ def _layers_in(graph: ChannelGraph, dims: Sequence[DimLabels]) -> list[int]:
             bits = graph.bits_of(labels)
             found.update(np.searchsorted(starts, bits[bits >= 0], side="right").tolist())
     return sorted(number - 1 for number in found)
-
-
-def compare_outputs(wanted: Any, found: Any) -> str | None:
-    """Compare the outputs of the masked and the shrunk network.
-
-    Returns:
-        None where they agree within the tolerance of their dtype, else what differs, in words.
-    """
-    pairs_wanted, pairs_found = list(output_tensors(wanted)), list(output_tensors(found))
-    if len(pairs_wanted) != len(pairs_found):
-        return "the output has another number of tensors"
-    for (path, a), (_, b) in zip(pairs_wanted, pairs_found, strict=True):
-        if a.shape != b.shape:
-            return f"the output [{path}] has another shape"
-        if a.is_floating_point() and a.numel():
-            error = _relative_error(a, b)
-            if error > _TOLERANCE.get(a.dtype, 1e-4):
-                return f"the output [{path}] differs by {error:.1e}"
-    return None
-
-
-def _relative_error(a: Tensor, b: Tensor) -> float:
-    a, b = a.detach().double(), b.detach().double()
-    finite = torch.isfinite(a)
-    if not torch.equal(finite, torch.isfinite(b)):
-        return float("inf")
-    scale = a[finite].abs().max() if finite.any() else torch.tensor(0.0)
-    difference = (a - b)[finite].abs().max() if finite.any() else torch.tensor(0.0)
-    return float(difference / scale.clamp_min(1e-12))
 
 
 @contextmanager

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from lightning_slimga.calls import calls_from_example
-from lightning_slimga.graph.analysis import analyse, running
+from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.graph.slots import tensor_at
+from lightning_slimga.lockstep import Deviation
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
-from lightning_slimga.proof import Proof, compare_outputs
+from lightning_slimga.proof import Proof
 from lightning_slimga.report.inspection import describe, inspect
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 from lightning_slimga.transaction import Transaction
@@ -73,7 +74,8 @@ class ChannelSurgery:
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
         analysis = analyse(model, self.calls, training, approximate=allow_approximate)
         keep_matching(analysis.trace, ignore)
-        self._graph = Proof(model, self.calls, training, analysis).settle()
+        self._proof = Proof(model, self.calls, training, analysis)
+        self._graph = self._proof.settle()
         if only_scaled:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)
@@ -197,27 +199,22 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         plan.check(self.model)
-        with running(self.model), self.masked(mask):
-            wanted = [call.run(self.model) for call in self.calls]
+        self._prove(mask, plan)
         with Transaction() as transaction:
             plan.cut(self.model, transaction, optimizers)
-            self._prove(wanted, plan)
         return plan
 
-    def _prove(self, wanted: list[Any], plan: PruningPlan) -> None:
+    def _prove(self, mask: Mask, plan: PruningPlan) -> None:
+        """Cut the model for a while, run it in both modes, and compare it with the masked one."""
         try:
-            with running(self.model):
-                found = [call.run(self.model) for call in self.calls]
-        except Exception as error:
-            raise SurgeryError(
-                f"the shrunk model cannot run on the example inputs: {error}"
-            ) from error
-        wrong = compare_outputs(wanted, found)
-        if wrong is not None and not self._analysis.trace.approximations:
+            wrong = self._proof.wrong(self._graph, mask)
+        except Deviation as deviation:
+            wrong = deviation.what
+        if wrong is not None:
             layers = [n for n, (a, b) in plan.summary["layers"].items() if a != b]
             raise SurgeryError(
-                f"the shrunk model does not compute what the masked one does: {wrong}. Layers that"
-                f" were cut: {', '.join(layers)}. Nothing was changed."
+                f"the shrunk model does not do on the example inputs what the masked one does:"
+                f" {wrong}. Layers that were cut: {', '.join(layers)}. Nothing was changed."
             )
 
     def _evaluate(self, cost: Any, keep: Any) -> Any:

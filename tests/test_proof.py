@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.proof import compare_outputs
+from lightning_slimga.comparison import compare_outputs
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import (
     assert_exact,
@@ -187,3 +187,58 @@ def test_comparing_outputs() -> None:
     double = a.double()
     assert compare_outputs([double], [double * (1 + 1e-12)]) is None
     assert compare_outputs([double], [double * (1 + 1e-6)]) is not None
+
+
+class Detector(nn.Module):
+    """Candidates by score; every score is there twice, equal but for rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mix = nn.Linear(3, 64), nn.Linear(64, 64)
+        self.score = nn.Linear(64, 1, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.sigmoid(self.mix(torch.sigmoid(self.body(x))))
+        scores = self.score(features)
+        again = (features * 0.7) @ (self.score.weight / 0.7).t()
+        order = torch.cat([scores, again]).flatten().argsort(descending=True)
+        return scores, order.double()
+
+
+def test_decisions_by_the_last_digit_blame_no_layer() -> None:
+    model, x = Detector().double(), torch.randn(200, 3, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    assert [layer.num_channels for layer in surgery.layers] == [64, 64]
+    keep = random_mask(surgery)
+    with surgery.masked(keep):
+        wanted = model(x)
+    with surgery.shrunk(keep):
+        found = model(x)
+    assert not torch.equal(wanted[1], found[1]), "this test is about an order that changes"
+    surgery.apply(keep)
+    torch.testing.assert_close(model(x)[0], wanted[0])
+
+
+class Deep(nn.Module):
+    """Many layers, one of which scales by its own width."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        COUNTER.append(1)
+        for number, layer in enumerate(self.layers):
+            x = torch.tanh(layer(x))
+            if number == 20:
+                x = x * (x.shape[1] / 6)
+        return x
+
+
+def test_a_wrong_value_is_found_where_it_arises() -> None:
+    model, x = Deep(32).double(), torch.randn(3, 6, dtype=torch.float64)
+    COUNTER.clear()
+    surgery = ChannelSurgery(model, x)
+    assert len(COUNTER) <= 20
+    assert len(surgery.layers) == 30
+    assert "layers.20" not in {layer.name for layer in surgery.layers}

@@ -47,7 +47,7 @@ def test_a_forward_that_fails_after_surgery_rolls_everything_back() -> None:
     before, state = snapshot(model), copy.deepcopy(optimizer.state_dict())
 
     model.armed = True
-    with pytest.raises(SurgeryError, match="cannot run on the example inputs: only the full width"):
+    with pytest.raises(SurgeryError, match="the small network fails: only the full width"):
         surgery.apply(keep, optimizers=[optimizer])
     model.armed, model.factor = False, 0.5
     with pytest.raises(SurgeryError, match=r"output \[0\] differs by .*cut: body\.0, body\.3"):

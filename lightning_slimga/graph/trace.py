@@ -95,6 +95,7 @@ class OpRecord:
         inputs: labels of its tensor arguments.
         outputs: labels of its results.
         shapes: shapes of its results, full size.
+        reads_floats: whether any of its arguments is a floating-point tensor.
     """
 
     name: str
@@ -103,6 +104,7 @@ class OpRecord:
     inputs: tuple[Labels, ...]
     outputs: tuple[Labels, ...]
     shapes: tuple[tuple[int, ...], ...]
+    reads_floats: bool
 
     @property
     def is_labelled(self) -> bool:

@@ -98,15 +98,22 @@ class Tracer(TorchDispatchMode):
         return alias
 
     def _propagate(self, op: Op) -> None:
-        inputs = [op.inputs[id(t)] for t in tensors_in(op.arguments)]
+        tensors = list(tensors_in(op.arguments))
+        inputs = [op.inputs[id(t)] for t in tensors]
         outputs = self._apply_rule(op, inputs)
         for tensor, labels in zip(op.outputs, outputs, strict=True):
             self._labels[tensor] = labels
-        shapes = tuple(tuple(t.shape) for t in op.outputs)
         self._position += 1
-        line = (*self._code_of(op.module), self._position)
         self.records.append(
-            OpRecord(op.name, op.module, line, tuple(inputs), tuple(outputs), shapes)
+            OpRecord(
+                op.name,
+                op.module,
+                (*self._code_of(op.module), self._position),
+                tuple(inputs),
+                tuple(outputs),
+                tuple(tuple(t.shape) for t in op.outputs),
+                any(t.is_floating_point() for t in tensors),
+            )
         )
 
     def _apply_rule(self, op: Op, inputs: list[Labels]) -> list[Labels]:
