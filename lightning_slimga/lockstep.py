@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.labels import LabelArray
+from lightning_slimga.graph.labels import DimLabels, LabelArray
 from lightning_slimga.graph.trace import OpRecord, tensors_in
 from lightning_slimga.shrinking import Mask
 
@@ -47,6 +49,7 @@ class Lockstep(TorchDispatchMode):
         self._keep = keep
         self._next = 0
         self._together = True
+        self._dynamic = False
         self._removed: dict[int, int] = {}
 
     def run(self, function: Callable[[], T]) -> T:
@@ -73,6 +76,7 @@ class Lockstep(TorchDispatchMode):
             out = func(*args, **(kwargs or {}))
         except Exception as error:
             raise self._failure(error, record) from error
+        self._dynamic |= _depends_on_values(func, args)
         if record is not None:
             self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
         return out
@@ -99,11 +103,20 @@ class Lockstep(TorchDispatchMode):
             )
             if shape == expected:
                 continue
-            if not record.is_labelled:  # sizes that depend on values, as in detection
-                self._together = False
+            wrong = [
+                dim
+                for dim, a, b in zip_longest(labels, shape, expected)
+                if a != b and dim is not None
+            ]
+            if not self._prunable(wrong if self._dynamic else record.dims):
+                self._together = False  # a size that depends on values, as in detection
                 return
             what = f"a size is written into the code: {expected} != {shape}"
             raise Deviation(what, record)
+
+    def _prunable(self, dims: list[DimLabels]) -> bool:
+        """Whether channels that may go stand in any of these dimensions."""
+        return any(d is not None and (self._graph.bits_of(d) >= 0).any() for d in dims)
 
     def _gone(self, labels: LabelArray) -> int:
         key = id(labels)
@@ -111,3 +124,11 @@ class Lockstep(TorchDispatchMode):
             bits = self._graph.bits_of(labels)
             self._removed[key] = int((~self._keep[bits[bits >= 0]]).sum())
         return self._removed[key]
+
+
+def _depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the size of an op's result depends on what is in its arguments."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    masks = [t for t in tensors_in(args) if t.dtype in (torch.bool, torch.uint8)]
+    return func._schema.name != "aten::index" or bool(masks)

@@ -156,7 +156,7 @@ class Proof:
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation
     ) -> list[int]:
         """The layers at a deviating op that go wrong alone; all of them where one had to."""
-        suspects = _layers_in(graph, _labels_of(record))
+        suspects = _layers_in(graph, record.dims)
         alone = [i for i in suspects if self._fails(graph, _part(graph, keep, [i]))]
         return alone or ([] if deviation.by_value else suspects)
 
@@ -168,13 +168,11 @@ class Proof:
         for layer in guilty:
             self._freeze_layer(graph, layer, why)
         places = [
-            i
-            for i, dim in enumerate(_labels_of(record))
-            if set(_layers_in(graph, [dim])) & {*guilty}
+            i for i, dim in enumerate(record.dims) if set(_layers_in(graph, [dim])) & {*guilty}
         ]
         for other in (r for records in self.analysis.records.values() for r in records):
             if other.line == record.line and other.name == record.name:
-                dims = _labels_of(other)
+                dims = other.dims
                 for i in places:
                     if i < len(dims):
                         self.analysis.trace.store.freeze(dims[i], f"{why}, seen by the proof")
@@ -209,10 +207,6 @@ def _part(graph: ChannelGraph, keep: Mask, layers: list[int]) -> Mask:
         bits = graph.layers[layer].slice
         partial[bits] = keep[bits]
     return partial
-
-
-def _labels_of(record: OpRecord) -> list[DimLabels]:
-    return [dim for labels in (*record.inputs, *record.outputs) for dim in labels]
 
 
 def _layers_in(graph: ChannelGraph, dims: Sequence[DimLabels]) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.graph.labels import LabelArray, Labels, LabelStore
+from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels, LabelStore
 from lightning_slimga.graph.slots import Slot
 
 
@@ -107,9 +107,9 @@ class OpRecord:
     reads_floats: bool
 
     @property
-    def is_labelled(self) -> bool:
-        """Whether any dimension of its tensors has channels."""
-        return any(d is not None for labels in (*self.inputs, *self.outputs) for d in labels)
+    def dims(self) -> list[DimLabels]:
+        """The labels of all dimensions of its arguments and results, in order."""
+        return [dim for labels in (*self.inputs, *self.outputs) for dim in labels]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
