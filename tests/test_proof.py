@@ -242,3 +242,27 @@ def test_a_wrong_value_is_found_where_it_arises() -> None:
     assert len(COUNTER) <= 20
     assert len(surgery.layers) == 30
     assert "layers.20" not in {layer.name for layer in surgery.layers}
+
+
+class Finder(nn.Module):
+    """Returns points only where a score is low enough; in the full network it never is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.score, self.points = nn.Linear(3, 30), nn.Linear(30, 1), nn.Linear(30, 5)
+        nn.init.ones_(self.score.weight)
+        self.threshold = 0.0
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        hidden = torch.sigmoid(self.body(x))
+        score, points = self.score(hidden).mean(), self.points(hidden)
+        return [score, points if float(score.detach()) < self.threshold else points.new_zeros(0)]
+
+
+def test_a_way_that_only_the_masked_network_takes_is_traced_as_well() -> None:
+    model, x = Finder().double(), torch.randn(4, 3, dtype=torch.float64)
+    model.threshold = 0.9 * float(model(x)[0].detach())
+    surgery = ChannelSurgery(model, x)
+    assert [layer.name for layer in surgery.layers] == ["body"]
+    surgery.apply(random_mask(surgery))
+    assert model(x)[1].shape == (4, 5)

@@ -63,11 +63,11 @@ def analyse(
     )
     analysis = Analysis(trace)
     with running(model):
-        evaluation = _traced(model, calls, trace)
+        evaluation = traced(model, calls, trace)
         analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
     with running(model, training=True):
         try:
-            analysis.records["train"] = _traced(model, training_calls, trace).records
+            analysis.records["train"] = traced(model, training_calls, trace).records
         except Exception as error:  # e.g. targets missing: only evaluation is known to work
             analysis.training_error = f"{type(error).__name__}: {error}"
     return analysis
@@ -94,7 +94,17 @@ def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> Tracer:
+def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> Tracer:
+    """Run the network once under a tracer; ``trace`` learns from it.
+
+    Args:
+        model: the network, in the state of :func:`running`.
+        calls: how it is run.
+        trace: what is known so far; what reaches an output is frozen in it.
+
+    Returns:
+        The tracer, with the ops and costs of this pass.
+    """
     tracer = Tracer(trace)
     before = {id(value) for value in _held_by_modules(model)}
     with tracer:

@@ -47,6 +47,8 @@ def spatial(op: Op, x: Tensor, *rest: Any) -> tuple[Labels, ...]:
     for dim in labels[-count:]:
         op.freeze(dim, "positions are mixed")
     labels[-count:] = [None] * count
+    if "fractional" in op.name:  # random samples (N, C, d)
+        labels[:2] = [op.tie(a, b) for a, b in zip(labels[:2], op.labels(rest[2])[:2], strict=True)]
     if "unpool" in op.name:
         labels = [op.tie(a, b) for a, b in zip(labels, op.labels(rest[0]), strict=True)]
     return tuple(list(labels) for _ in op.outputs)
