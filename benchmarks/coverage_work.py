@@ -114,7 +114,7 @@ def _double(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double() if value.is_floating_point() else value
     if isinstance(value, dict):
-        return {k: _double(v) for k, v in value.items()}
+        return {k: v if k == "keypoints" else _double(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_double(v) for v in value)
     return value

@@ -104,7 +104,7 @@ def _detector(name: str) -> Entry:
     options: dict[str, Any] = {"weights": None, "weights_backbone": None}
     if "rcnn" in kind:
         options |= {"rpn_nms_thresh": 1.0, "rpn_post_nms_top_n_test": 20, "min_size": 128}
-        options |= {"rpn_pre_nms_top_n_test": 20, "box_score_thresh": 0.0, "box_nms_thresh": 1.0}
+        options |= {"rpn_pre_nms_top_n_test": 20, "box_score_thresh": -1.0, "box_nms_thresh": 1.0}
         options |= {"box_detections_per_img": 8, "max_size": 160}
         options |= {"rpn_post_nms_top_n_train": 20, "box_batch_size_per_image": 16}
     elif not kind.startswith("ssd"):
@@ -112,6 +112,8 @@ def _detector(name: str) -> Entry:
     model = torchvision.models.get_model(name, **options)
     if "rcnn" in kind:
         model.rpn.min_size = -1.0  # boxes of no size are proposals like others
+        with torch.no_grad():
+            model.roi_heads.box_predictor.bbox_pred.weight *= 1e-6  # no box shrinks to nothing
     images = [torch.rand(3, 128, 128), torch.rand(3, 128, 128)]
     box = torch.tensor([[10.0, 10.0, 90.0, 100.0], [30.0, 40.0, 120.0, 120.0]])
     target: dict[str, Tensor] = {"boxes": box, "labels": torch.tensor([1, 2])}

@@ -93,7 +93,7 @@ class Watch(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.digests: list[list[Digest]] = []
-        self.parted = False
+        self._parted = False
         self._records = records
         self._graph = graph
         self._keep = keep
@@ -103,12 +103,18 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.parted |= len(self.digests) >= len(self._records)
-        if not self.parted:
+        self._parted |= len(self.digests) >= len(self._records)
+        if not self._parted:
             record = self._records[len(self.digests)]
-            self.parted = record.name != func._schema.name
-            self.digests.append([] if self.parted else self._digests(record, list(tensors_in(out))))
+            self._parted = record.name != func._schema.name
+        if not self._parted:
+            self.digests.append(self._digests(record, list(tensors_in(out))))
         return out
+
+    @property
+    def parted(self) -> bool:
+        """Whether the finished pass ran other ops than the full network."""
+        return self._parted or len(self.digests) < len(self._records)
 
     def _digests(self, record: OpRecord, outputs: list[Tensor]) -> list[Digest]:
         if "empty" in record.name:  # whatever was in memory

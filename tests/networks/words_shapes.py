@@ -174,7 +174,7 @@ def pixel_shuffle(choices: Choices, x: Tensor, _: Env) -> Step | None:
 
 @word(4, harsh=True)
 def patches(choices: Choices, x: Tensor, _: Env) -> Step | None:
-    if x.shape[1] > 4:
+    if x.shape[1] > 4 or min(x.shape[2:]) < 2:
         return None
     return Step("unfold", lambda _, x: F.unfold(x, 2).transpose(1, 2))
 
