@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,9 +13,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
+from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import (
     FitnessEvaluator,
-    average_over_ranks,
     averaged_models,
     broadcast,
     capture_calls,
@@ -34,7 +31,6 @@ from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import examples_of
-from lightning_slimga.recalibration import recalibrate, recalibrated
 from lightning_slimga.search import GeneticSearch, SearchSpace
 from lightning_slimga.shrinking import Mask
 from lightning_slimga.surgery import ChannelSurgery
@@ -74,7 +70,6 @@ class PruningRun:
         self._file = SearchFile(trainer, pl_module, repr(settings))
         self._state, self._signals = state, signals
         self._search: GeneticSearch | None = None
-        self._warned_nan = False
 
     @property
     def search_state(self) -> dict[str, Any] | None:
@@ -100,7 +95,7 @@ class PruningRun:
             raise MisconfigurationException(
                 "pruning inside `torch.inference_mode` would leave parameters that cannot train"
             )
-        with self._timed("preparation"):
+        with self.result.timed("preparation"):
             self._prepare()
             space = self._search_space()
         if space.already_met:
@@ -110,11 +105,11 @@ class PruningRun:
             )
             return self.result
         search = self._make_search(space)
-        with self._timed("search"):
+        with self.result.timed("search"):
             self._run_search(search)
             self.mask = self._choose(search)
         self._deliver_signals()
-        with self._timed("surgery"):
+        with self.result.timed("surgery"):
             self._cut(self.mask)
         return self.result
 
@@ -130,15 +125,13 @@ class PruningRun:
         settings, trainer, module = self.settings, self.trainer, self.module
         share_buffers(trainer, module)
         self._announcer = Announcer(trainer, settings)
-        self._evaluator = FitnessEvaluator(
+        evaluator = FitnessEvaluator(
             trainer, module, settings.monitor, limit_batches=settings.fitness_batches
         )
-        self.result.fitness["dense"] = self._evaluator()
+        self.result.fitness["dense"] = evaluator()
         count = max(1, settings.recalibration_batches)
         batches = training_batches(trainer, module, count, settings.seed)
         training = capture_calls(trainer, module, batches, training=True)
-        self._recalibration = training if settings.recalibration_batches else []
-        self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
         evaluating = capture_calls(trainer, module, batches[:1], training=False) or training
         if not evaluating:
             raise MisconfigurationException(
@@ -156,6 +149,16 @@ class PruningRun:
             allow_approximate=settings.allow_approximate,
             ignore=settings.ignore,
             only_scaled=settings.only_scaled,
+        )
+        self._candidates = CandidateEvaluation(
+            trainer,
+            module,
+            self.surgery,
+            settings,
+            evaluator=evaluator,
+            recalibration=training,
+            result=self.result,
+            between_batches=self._between_batches,
         )
 
     def _search_space(self) -> SearchSpace:
@@ -201,7 +204,7 @@ class PruningRun:
         try:
             while not search.done:
                 generation, mask = search.generation, search.ask()[0]
-                search.tell([mask], [self._fitness(mask)])
+                search.tell([mask], [self._candidates.fitness(mask)])
                 self._follow_rank_zero(search)
                 self._announcer.evaluated(search)
                 self._deliver_signals()
@@ -221,10 +224,9 @@ class PruningRun:
         if self.trainer.received_sigterm:  # Lightning does not look after a last batch
             raise SIGTERMException
 
-    def _between_batches(self, *_: Any) -> bool:
+    def _between_batches(self) -> None:
         if self.trainer.world_size == 1:  # others may be at another batch
             self._deliver_signals()
-        return False
 
     def _follow_rank_zero(self, search: GeneticSearch) -> None:
         """Keep the ranks' searches in step: clocks differ, and `max_time` decides by the clock."""
@@ -233,36 +235,18 @@ class PruningRun:
             if not self.trainer.is_global_zero:
                 search.load_state_dict(state)
 
-    def _fitness(self, mask: Mask, evaluator: FitnessEvaluator | None = None) -> float:
-        """Metric of the shrunk candidate with statistics of its own."""
-        context = self.trainer.precision_plugin.forward_context()
-        statistics = recalibrated(self.module, self._recalibration, self._average)
-        with self.surgery.shrunk(mask), self._timed("forward"), context, statistics:
-            value = (evaluator or self._evaluator)(stop_when=self._between_batches)
-        if np.isnan(value) and not self._warned_nan:
-            self._warned_nan = True
-            rank_zero_warn(
-                f"`{self.settings.monitor}` of a candidate is NaN; it counts as the worst."
-            )
-        return value
-
     def _choose(self, search: GeneticSearch) -> Mask:
         """The best mask; on all validation data where the search saw a part of it."""
         mask, fitness = search.best
         self.result.fitness["search"] = fitness
         if self.settings.fitness_batches is not None:
-            everything = FitnessEvaluator(self.trainer, self.module, self.settings.monitor)
-            finalists = [mask for mask, _ in search.elite(5)]
-            values = [self._fitness(candidate, everything) for candidate in finalists]
-            order = np.array(values) * (1 if self.settings.mode == "max" else -1)
-            best = int(np.argmax(np.where(np.isnan(order), -np.inf, order)))
-            mask, fitness = finalists[best], values[best]
+            mask, fitness = self._candidates.best_of([mask for mask, _ in search.elite(5)])
         self.result.fitness["chosen"] = fitness
         return broadcast(self.trainer, mask)
 
     def _cut(self, mask: Mask) -> None:
         """Surgery on everything that holds the network, then on with the fit."""
-        trainer, module = self.trainer, self.module
+        trainer = self.trainer
         self._announcer.before(self)
         averaged = averaged_models(trainer)
         planned = self.surgery.plan(mask)
@@ -273,21 +257,11 @@ class PruningRun:
         for model in averaged:
             plan.apply(model)
         self.result.plan = plan
-        with trainer.precision_plugin.forward_context():
-            recalibrate(module, self._recalibration, self._average)
+        self._candidates.recalibrate()
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:
             for path in reset_monitors(trainer):
                 rank_zero_info(f"best checkpoint before pruning: {path}; from here on anew")
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = self.result.timings.get(part, 0.0)
-            self.result.timings[part] = spent + time.perf_counter() - start
 
 
 def _own_state(pl_module: pl.LightningModule) -> dict[str, Any]:

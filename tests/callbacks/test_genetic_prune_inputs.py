@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 
 from lightning_slimga import GeneticPruneCallback
-from lightning_slimga.callbacks.pruning_run import PruningRun
+from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, trainer, widths
 
 
@@ -81,7 +81,7 @@ def no_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> float:
         raise AssertionError("a candidate was evaluated")
 
-    monkeypatch.setattr(PruningRun, "_fitness", fail)
+    monkeypatch.setattr(CandidateEvaluation, "_measure", fail)
 
 
 def test_a_monitor_that_is_never_logged(no_candidate: None) -> None:

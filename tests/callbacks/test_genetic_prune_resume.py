@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from lightning_slimga import SparsityCallback, load_pruned
-from lightning_slimga.callbacks.pruning_run import PruningRun
+from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from tests.callbacks.small_fit import (
     WIDTHS,
     Net,
@@ -42,9 +42,9 @@ class Evaluations:
         self.masks: list[bytes] = []
         self.fail_at = -1
         self.inside = False
-        original = PruningRun._fitness
+        original = CandidateEvaluation._measure
 
-        def fitness(run: PruningRun, mask: Any, *rest: Any) -> float:
+        def fitness(run: CandidateEvaluation, mask: Any, *rest: Any) -> float:
             self.masks.append(mask.tobytes())
             self.inside = True
             try:
@@ -52,7 +52,7 @@ class Evaluations:
             finally:
                 self.inside = False
 
-        monkeypatch.setattr(PruningRun, "_fitness", fitness)
+        monkeypatch.setattr(CandidateEvaluation, "_measure", fitness)
 
     def at_validation(self) -> None:
         if self.inside and len(self.masks) == self.fail_at:
