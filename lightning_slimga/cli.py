@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 ignore=given.ignore,
                 only_scaled=given.only_scaled,
                 allow_approximate=given.allow_approximate,
+                min_channels=given.min_channels,
+                round_to=given.round_to,
             )
     except CommandError as error:
         parser.error(str(error))
@@ -181,6 +183,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument(
         "--allow-approximate", action="store_true", help="also offer channels under LayerNorm"
+    )
+    inspect.add_argument(
+        "--min-channels", type=int, default=1, metavar="N", help="fewest channels of a layer"
+    )
+    inspect.add_argument(
+        "--round-to", type=int, default=1, metavar="N", help="layers keep a multiple of N, or all"
     )
     inspect.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
 from lightning_slimga.calls import calls_from_example
@@ -16,12 +15,13 @@ from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled
-from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.lockstep import Deviation
+from lightning_slimga.masks import Widths, as_bits, kept_per_layer
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof
 from lightning_slimga.report.inspection import describe, inspect
+from lightning_slimga.scores import channel_scores
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 from lightning_slimga.transaction import Transaction
 
@@ -47,16 +47,21 @@ class ChannelSurgery:
         only_scaled: leave layers without a scaling factor γ alone.
         allow_approximate: also offer channels under statistics across channels (LayerNorm);
             removing them changes what remains, and the report says so.
+        min_channels: fewest channels that a layer keeps (all, where it has no more).
+        round_to: layers keep a multiple of so many channels, or all; a layer smaller than this
+            stays whole.
 
     Attributes:
         layers: the prunable layers; each has ``name``, ``slice`` (its bits of the mask),
             ``tensors`` and ``gamma``.
         frozen: ``(tensor, dimension, channels, reason)`` of what cannot go.
         cost: MACs and parameters as formulas over kept channels per layer.
+        widths: ``min_channels`` and ``round_to``; masks that do not keep to them are refused.
 
     Raises:
         TypeError: when ``example_inputs`` is missing.
-        ValueError: when a pattern of ``ignore`` matches no module.
+        ValueError: when a pattern of ``ignore`` matches no module, or ``min_channels`` or
+            ``round_to`` is below 1.
     """
 
     def __init__(
@@ -68,7 +73,10 @@ class ChannelSurgery:
         ignore: Iterable[str] = (),
         only_scaled: bool = False,
         allow_approximate: bool = False,
+        min_channels: int = 1,
+        round_to: int = 1,
     ) -> None:
+        self.widths = Widths(min_channels, round_to)
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
@@ -120,16 +128,13 @@ class ChannelSurgery:
 
     def counts(self, keep: Any) -> npt.NDArray[np.int64]:
         """Kept channels per layer: shape (layers,), or (population, layers)."""
-        bits = _as_array(keep)
+        bits = as_bits(keep)
         if bits.ndim not in (1, 2) or bits.shape[-1] != self.num_channels:
             raise ValueError(
                 f"Expected argument `keep` to be of shape ({self.num_channels},) or (population,"
                 f" {self.num_channels}), one bit per removable channel, but got {bits.shape}."
             )
-        if not self.layers:
-            return np.zeros((*bits.shape[:-1], 0), dtype=np.int64)
-        starts = [layer.slice.start for layer in self.layers]
-        return np.add.reduceat(bits.astype(np.int64), starts, axis=-1)
+        return kept_per_layer(self.layers, bits)
 
     def scores(self) -> npt.NDArray[np.float64]:
         """How much each channel matters by its own weights, shape (num_channels,).
@@ -137,14 +142,7 @@ class ChannelSurgery:
         The mean |γ| of the channel's scaling factors; where it has none, the Euclidean norm of
         its slices in the tensors that write it, scaled so that a layer's mean is 1.
         """
-        scores = np.zeros(self.num_channels)
-        for layer in self.layers:
-            if layer.gamma:
-                scores[layer.slice] = self._mean_magnitude(layer)
-            else:
-                norms = self._slice_norms(layer)
-                scores[layer.slice] = norms / max(norms.mean(), 1e-12)
-        return scores
+        return channel_scores(self.model, self._graph, self._slots)
 
     @contextmanager
     def masked(self, keep: Any) -> Iterator[None]:
@@ -191,7 +189,8 @@ class ChannelSurgery:
             The plan, plain data that rebuilds the small model from the full-size class.
 
         Raises:
-            ValueError: when the mask has another size or empties a layer.
+            ValueError: when the mask has another size, or leaves a layer too few channels, or a
+                number of them that ``round_to`` does not allow.
             SurgeryError: when the shrunk model does not compute what the masked one does;
                 model and optimizers are untouched.
         """
@@ -218,62 +217,21 @@ class ChannelSurgery:
             )
 
     def _evaluate(self, cost: Any, keep: Any) -> Any:
-        bits = _as_array(keep)
+        bits = as_bits(keep)
         counts = self.counts(bits)
         if bits.ndim == 1:
             return int(cost(counts[None])[0])
         return cost(counts)
 
     def _checked(self, keep: Any) -> Mask:
-        mask = _as_array(keep)
+        mask = as_bits(keep)
         if mask.shape != (self.num_channels,):
             raise ValueError(
                 f"Expected argument `keep` to be a mask of shape ({self.num_channels},), one bit"
                 f" per removable channel, but got shape {mask.shape}."
             )
-        for layer in self.layers:
-            if not mask[layer.slice].any():
-                raise ValueError(
-                    f"Expected argument `keep` to leave at least one channel of every layer, but"
-                    f" it empties {layer.name!r} ({layer.num_channels} channels)."
-                )
+        self.widths.check(self.layers, mask)
         return mask
-
-    def _mean_magnitude(self, layer: Layer) -> npt.NDArray[np.float64]:
-        total = np.zeros(layer.num_channels)
-        times = np.zeros(layer.num_channels)
-        for name in layer.gamma or ():
-            gamma = self._tensor(name).abs().cpu().numpy()
-            self._accumulate(total, times, layer, (name, 0), gamma)
-        return total / np.maximum(times, 1)
-
-    def _slice_norms(self, layer: Layer) -> npt.NDArray[np.float64]:
-        total = np.zeros(layer.num_channels)
-        for name, dim in layer.tensors:
-            slot = self._slots[name]
-            if slot.is_parameter and slot.tensor.dim() > 1 and dim == 0:
-                weight = self._tensor(name)
-                energy = weight.pow(2).flatten(1).sum(1).cpu().numpy()
-                self._accumulate(total, np.zeros_like(total), layer, (name, dim), energy)
-        return np.sqrt(total)
-
-    def _tensor(self, name: str) -> torch.Tensor:
-        tensor = tensor_at(self.model, self._slots[name].places[0])
-        assert tensor is not None
-        return tensor.detach().double()
-
-    def _accumulate(
-        self,
-        total: npt.NDArray[np.float64],
-        times: npt.NDArray[np.float64],
-        layer: Layer,
-        site: tuple[str, int],
-        values: npt.NDArray[np.float64],
-    ) -> None:
-        bits = self._graph.bits[site]
-        inside = (bits >= layer.slice.start) & (bits < layer.slice.stop)
-        np.add.at(total, bits[inside] - layer.slice.start, values[inside])
-        np.add.at(times, bits[inside] - layer.slice.start, 1)
 
     @property
     def notes(self) -> list[str]:
@@ -285,7 +243,7 @@ class ChannelSurgery:
                 "in training mode the example inputs could not be run, so what only training uses"
                 f" was not seen ({self._analysis.training_error})"
             )
-        return notes
+        return notes + self.widths.notes(self.layers)
 
     def report(self) -> dict[str, Any]:
         """Every layer, and for what cannot go the reason, as plain data."""
@@ -293,15 +251,3 @@ class ChannelSurgery:
 
     def __str__(self) -> str:
         return describe(self)
-
-
-def _as_array(keep: Any) -> Mask:
-    if isinstance(keep, torch.Tensor):
-        keep = keep.detach().cpu().numpy()
-    bits = np.asarray(keep)
-    if bits.dtype != np.bool_:
-        raise TypeError(
-            f"Expected argument `keep` to be a boolean mask (True = keep), but got dtype"
-            f" {bits.dtype}. Compare scores with a threshold, or call `.bool()`."
-        )
-    return bits

@@ -63,8 +63,9 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
 
     Returns:
         ``channels``, ``macs``, ``params``, ``params_removable`` (share of the parameters that lie
-        in removable layers); ``layers``: name, channels, coupled modules, share of MACs and
-        parameters that its modules hold, γ names; ``frozen``: name, channels, why; ``notes``.
+        in removable layers); ``layers``: name, channels, the fewest that it may keep, coupled
+        modules, share of MACs and parameters that its modules hold, γ names; ``frozen``: name,
+        channels, why; ``notes``; ``min_channels`` and ``round_to``, as the surgery was made.
     """
     everything = np.ones(surgery.num_channels, dtype=bool)
     counts = surgery.counts(everything)[None]
@@ -80,6 +81,7 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
             {
                 "name": layer.name,
                 "channels": layer.num_channels,
+                "fewest": surgery.widths.fewest(layer.num_channels),
                 "coupled": [m for m in dict.fromkeys(modules.values()) if m != layer.name],
                 "macs_share": sum(macs.get(m, 0) for m in writers) / total_macs,
                 "params_share": sum(params.get(m, 0) for m in writers) / total_params,
@@ -98,4 +100,6 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
             if dim == 0 and not why.startswith("position inside")
         ],
         "notes": surgery.notes,
+        "min_channels": surgery.widths.min_channels,
+        "round_to": surgery.widths.round_to,
     }

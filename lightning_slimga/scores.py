@@ -1,0 +1,77 @@
+"""How much each channel matters by its own weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lightning_slimga.graph.channel_graph import ChannelGraph, Layer
+from lightning_slimga.graph.slots import Slot, tensor_at
+
+Scores = npt.NDArray[np.float64]
+
+
+def channel_scores(model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]) -> Scores:
+    """The mean |γ| of each channel's scaling factors.
+
+    Where a layer has none, the Euclidean norm of a channel's slices in the tensors that write it,
+    scaled so that the layer's mean is 1 (our own choice).
+
+    Args:
+        model: the network with its present weights, full size.
+        graph: its channels.
+        slots: its tensors.
+
+    Returns:
+        Scores, not negative, shape (num_channels,).
+    """
+    weights = _Weights(model, graph, slots)
+    scores = np.zeros(graph.num_channels)
+    for layer in graph.layers:
+        if layer.gamma:
+            scores[layer.slice] = weights.mean_magnitude(layer, layer.gamma)
+        else:
+            norms = weights.slice_norms(layer)
+            scores[layer.slice] = norms / max(norms.mean(), 1e-12)
+    return scores
+
+
+class _Weights:
+    """The weights of a network, gathered by channel."""
+
+    def __init__(self, model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]) -> None:
+        self.model = model
+        self.graph = graph
+        self.slots = slots
+
+    def mean_magnitude(self, layer: Layer, gammas: tuple[str, ...]) -> Scores:
+        total = np.zeros(layer.num_channels)
+        times = np.zeros(layer.num_channels)
+        for name in gammas:
+            gamma = self._tensor(name).abs().cpu().numpy()
+            self._add(total, layer, (name, 0), gamma)
+            self._add(times, layer, (name, 0), np.ones_like(gamma))
+        return total / np.maximum(times, 1)
+
+    def slice_norms(self, layer: Layer) -> Scores:
+        total = np.zeros(layer.num_channels)
+        for name, dim in layer.tensors:
+            slot = self.slots[name]
+            if slot.is_parameter and slot.tensor.dim() > 1 and dim == 0:
+                energy = self._tensor(name).pow(2).flatten(1).sum(1).cpu().numpy()
+                self._add(total, layer, (name, dim), energy)
+        norms: Scores = np.sqrt(total)
+        return norms
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        tensor = tensor_at(self.model, self.slots[name].places[0])
+        assert tensor is not None
+        return tensor.detach().double()
+
+    def _add(self, total: Scores, layer: Layer, site: tuple[str, int], values: Scores) -> None:
+        """Add the value of each index of a dimension to the channel that it belongs to."""
+        bits = self.graph.bits[site]
+        inside = (bits >= layer.slice.start) & (bits < layer.slice.stop)
+        np.add.at(total, bits[inside] - layer.slice.start, values[inside])
