@@ -133,6 +133,31 @@ class PruningPlan:
             if optimizers:
                 replace_in_optimizers(optimizers, replaced, transaction)
 
+    def then(self, other: PruningPlan) -> PruningPlan:
+        """One plan that does what this one and then another do.
+
+        Args:
+            other: a plan made for the network that this one has left.
+
+        Returns:
+            A plan for the network that this one was made for; its summary tells of the way from
+            there to what `other` leaves.
+
+        Raises:
+            ValueError: when `other` was made for another network.
+        """
+        names = {cut.places[0]: name for name, cut in self.tensors.items()}
+        tensors = dict(self.tensors)
+        for name, cut in other.tensors.items():
+            known = names.get(cut.places[0], name)
+            tensors[known] = _composed(name, tensors[known], cut) if known in tensors else cut
+        numbers = {(module, name): (old, new) for module, name, old, new in self.attributes}
+        for module, name, old, new in other.attributes:
+            first = numbers.get((module, name), (old,))[0]
+            numbers[module, name] = first, new
+        attributes = tuple((*place, *values) for place, values in numbers.items())
+        return PruningPlan(tensors, attributes, _summary(self.summary, other.summary))
+
     def _cut_tensor(
         self,
         model: nn.Module,
@@ -211,6 +236,32 @@ class PruningPlan:
         for name, cut in self.tensors.items():
             lines.append(f"  {name}: {cut.shape} -> {cut.small_shape}")
         return "\n".join(lines)
+
+
+def _composed(name: str, first: TensorCut, second: TensorCut) -> TensorCut:
+    if second.shape != first.small_shape:
+        raise ValueError(
+            f"Expected argument `other` to be made for what this plan leaves, where {name!r} has"
+            f" shape {first.small_shape}, but got a plan for shape {second.shape}."
+        )
+    kept = {
+        **first.kept,
+        **{dim: first.kept[dim][i] if dim in first.kept else i for dim, i in second.kept.items()},
+    }
+    return TensorCut(first.places, first.shape, dict(sorted(kept.items())))
+
+
+def _summary(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Before the first and after the last; what only one of them tells stays."""
+    merged = {**first, **last}
+    for name in first.keys() & last.keys():
+        if isinstance(first[name], Mapping):
+            merged[name] = _summary(first[name], last[name])
+        elif isinstance(first[name], (list, tuple)):
+            merged[name] = [first[name][0], last[name][1]]
+    if "channels" in merged and "layers" in merged:  # a layer may be out of reach for the second
+        merged["channels"] = [sum(sizes) for sizes in zip(*merged["layers"].values(), strict=True)]
+    return merged
 
 
 def _parameter_like(old: nn.Parameter, new: Tensor, cut: TensorCut) -> nn.Parameter:

@@ -6,11 +6,12 @@ import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.plan import PruningPlan
+from lightning_slimga.plan import PruningPlan, TensorCut
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import assert_same, random_mask, randomise, relative_error, snapshot
 from tests.networks.zoo import make
@@ -73,6 +74,72 @@ def test_a_round_trip_changes_nothing(round_trip: Any) -> None:
     assert again.attributes == plan.attributes
     assert again.summary == plan.summary
     assert str(again) == str(plan)
+
+
+@pytest.mark.parametrize("family", ["resnext", "shufflenet_v2", "unet"])
+def test_two_plans_in_one_do_what_they_do_one_after_the_other(family: str) -> None:
+    model, x = make(family)
+    randomise(model)
+    full = {key: value.clone() for key, value in model.state_dict().items()}
+    surgery, plans = ChannelSurgery(model, x), []
+    dense = {"macs": surgery.macs(np.ones(surgery.num_channels, dtype=bool))}
+    dense["params"] = sum(p.numel() for p in model.parameters())
+    for seed in (1, 2):
+        surgery = ChannelSurgery(model, x)
+        plans.append(surgery.apply(random_mask(surgery, seed=seed)))
+
+    fresh, _ = make(family)
+    fresh.load_state_dict(full)
+    both = _through_state_dict(plans[0].then(plans[1]))
+    both.apply(fresh)
+    for (name, a), b in zip(model.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(model.modules(), fresh.modules(), strict=True):
+        numbers = [k for k, v in vars(a).items() if isinstance(v, int)]
+        assert {k: vars(a)[k] for k in numbers} == {k: vars(b)[k] for k in numbers}
+    with torch.no_grad():
+        assert relative_error(model.eval()(x), fresh.eval()(x)) == 0.0
+    for name in ("macs", "params"):
+        assert both.summary[name] == [dense[name], plans[1].summary[name][1]]
+    assert both.summary["params"][1] == sum(p.numel() for p in model.parameters())
+
+
+def test_two_plans_of_different_tensors_and_layers() -> None:
+    first = PruningPlan(
+        {"a": TensorCut((("0", "weight"),), (4, 4), {0: torch.tensor([0, 2, 3])})},
+        (("0", "out_features", 4, 3),),
+        {"channels": [9, 8], "params": [50, 40], "layers": {"x": [4, 3], "y": [5, 5]}, "note": 1},
+    )
+    second = PruningPlan(
+        {
+            "renamed": TensorCut(
+                (("0", "weight"),), (3, 4), {0: torch.tensor([1, 2]), 1: torch.tensor([3])}
+            ),
+            "b": TensorCut((("1", "weight"),), (4, 4), {1: torch.tensor([0])}),
+        },
+        (("0", "out_features", 3, 2), ("0", "in_features", 4, 1)),
+        {"channels": [3, 2], "params": [40, 20], "layers": {"x": [3, 2]}},
+    )
+    both = first.then(second)
+    assert list(both.tensors) == ["a", "b"]
+    assert both.tensors["a"].shape == (4, 4)
+    kept = {dim: indices.tolist() for dim, indices in both.tensors["a"].kept.items()}
+    assert kept == {0: [2, 3], 1: [3]}
+    assert set(both.attributes) == {("0", "out_features", 4, 2), ("0", "in_features", 4, 1)}
+    assert both.summary == {
+        "channels": [9, 7],
+        "params": [50, 20],
+        "layers": {"x": [4, 2], "y": [5, 5]},
+        "note": 1,
+    }
+
+
+def test_a_plan_for_another_network_does_not_follow() -> None:
+    plan = _plan()
+    with pytest.raises(
+        ValueError, match=r"`other` .* '0.weight' has shape \(4, .*got a plan for shape \(6, "
+    ):
+        plan.then(plan)
 
 
 def _network(width: int = 6) -> nn.Sequential:
