@@ -42,9 +42,9 @@ class Setting:
     """The constants of the experiment; the JSON file repeats them."""
 
     budgets: tuple[float, ...] = (0.5, 0.35)
-    epochs: int = 10
-    prune_epoch: int = 5
-    strength: float = 3e-3
+    epochs: int = 18
+    prune_epoch: int = 4
+    strength: float = 1e-3
     population_size: int = 24
     generations: int = 9
     max_evaluations: int = 216

