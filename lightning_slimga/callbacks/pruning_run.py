@@ -5,37 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.announcing import Announcer
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import (
-    FitnessEvaluator,
     averaged_models,
     broadcast,
-    capture_calls,
     rebuild_ddp,
     require_agreement,
     reset_monitors,
-    share_buffers,
-    share_calls,
-    training_batches,
     union_over_ranks,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
-from lightning_slimga.calls import examples_of
+from lightning_slimga.callbacks.survey import Survey
 from lightning_slimga.search import GeneticSearch, SearchSpace
 from lightning_slimga.shrinking import Mask
-from lightning_slimga.surgery import ChannelSurgery
-
-_SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
 
 
 class PruningRun:
@@ -70,6 +60,7 @@ class PruningRun:
         self._file = SearchFile(trainer, pl_module, repr(settings))
         self._state, self._signals = state, signals
         self._search: GeneticSearch | None = None
+        self._announcer = Announcer(trainer, settings)
 
     @property
     def search_state(self) -> dict[str, Any] | None:
@@ -96,8 +87,7 @@ class PruningRun:
                 "pruning inside `torch.inference_mode` would leave parameters that cannot train"
             )
         with self.result.timed("preparation"):
-            self._prepare()
-            space = self._search_space()
+            space = self._prepare()
         if space.already_met:
             rank_zero_warn(
                 f"The network meets the budget {dict(self.settings.budget)} already: nothing was"
@@ -120,65 +110,21 @@ class PruningRun:
         except Exception as error:  # the network is small already: a report must not end the fit
             rank_zero_warn(f"the pruning report could not be written: {error!r}")
 
-    def _prepare(self) -> None:
-        """Collect how the network is run, try one evaluation, and analyse."""
-        settings, trainer, module = self.settings, self.trainer, self.module
-        share_buffers(trainer, module)
-        self._announcer = Announcer(trainer, settings)
-        evaluator = FitnessEvaluator(
-            trainer, module, settings.monitor, limit_batches=settings.fitness_batches
-        )
-        self.result.fitness["dense"] = evaluator()
-        count = max(1, settings.recalibration_batches)
-        batches = training_batches(trainer, module, count, settings.seed)
-        training = capture_calls(trainer, module, batches, training=True)
-        evaluating = capture_calls(trainer, module, batches[:1], training=False) or training
-        if not evaluating:
-            raise MisconfigurationException(
-                "`GeneticPruneCallback` finds out how the network is run by watching the module"
-                " calls in `training_step` and `validation_step`, but neither calls a module with"
-                " parameters (such as `self(x)` or `self.model(x)`)."
-            )
-        small, samples = examples_of(module, evaluating, _SAMPLES, training=False)
-        small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
-        in_training, _ = examples_of(module, training, _SAMPLES, training=True)
-        self.surgery = ChannelSurgery(
-            module,
-            small,
-            training_inputs=share_calls(trainer, in_training),
-            allow_approximate=settings.allow_approximate,
-            ignore=settings.ignore,
-            only_scaled=settings.only_scaled,
-        )
+    def _prepare(self) -> SearchSpace:
+        survey = Survey(self.trainer, self.module, self.settings)
+        self.surgery, self.samples = survey.surgery, survey.samples
+        self.result.fitness["dense"] = survey.dense
         self._candidates = CandidateEvaluation(
-            trainer,
-            module,
-            self.surgery,
-            settings,
-            evaluator=evaluator,
-            recalibration=training,
+            self.trainer,
+            self.module,
+            survey.surgery,
+            self.settings,
+            evaluator=survey.evaluator,
+            recalibration=survey.training,
             result=self.result,
             between_batches=self._between_batches,
         )
-
-    def _search_space(self) -> SearchSpace:
-        surgery, settings = self.surgery, self.settings
-        if not surgery.num_channels:
-            raise MisconfigurationException(
-                "`GeneticPruneCallback` found no channel that can be removed:\n"
-                + "\n".join(f"  {name}: {why}" for name, _, _, why in surgery.frozen)
-            )
-        full = np.array([layer.num_channels for layer in surgery.layers], dtype=np.int64)
-        try:
-            return SearchSpace(
-                [(layer.name, layer.slice) for layer in surgery.layers],
-                surgery.scores(),
-                budgets_for(settings.budget, surgery.cost, full, self.samples),
-                min_channels=settings.min_channels,
-                round_to=settings.round_to,
-            )
-        except ValueError as error:
-            raise MisconfigurationException(str(error)) from error
+        return survey.space()
 
     def _make_search(self, space: SearchSpace) -> GeneticSearch:
         settings = self.settings

@@ -1,0 +1,99 @@
+"""What a run must know before it searches: how the network is run, what can go, what it costs."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_slimga.budget import budgets_for
+from lightning_slimga.callbacks.internals import (
+    FitnessEvaluator,
+    broadcast,
+    capture_calls,
+    share_buffers,
+    share_calls,
+    training_batches,
+)
+from lightning_slimga.callbacks.settings import SearchSettings
+from lightning_slimga.calls import examples_of
+from lightning_slimga.search import SearchSpace
+from lightning_slimga.surgery import ChannelSurgery
+
+_SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
+
+
+class Survey:
+    """Collects how the network is run, tries one evaluation, and analyses.
+
+    Args:
+        trainer: the Trainer, inside ``fit``.
+        pl_module: its LightningModule, as large as it is now.
+        settings: the callback's arguments.
+
+    Attributes:
+        evaluator: the validation that the search sees.
+        dense: its metric of the network as it is.
+        training: calls of the training step, on a few batches.
+        samples: samples in the example inputs of `surgery`.
+        surgery: what can go.
+
+    Raises:
+        MisconfigurationException: when no call of a module is seen, or no metric.
+    """
+
+    def __init__(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: SearchSettings
+    ) -> None:
+        self._settings = settings
+        share_buffers(trainer, pl_module)
+        self.evaluator = FitnessEvaluator(
+            trainer, pl_module, settings.monitor, limit_batches=settings.fitness_batches
+        )
+        self.dense = self.evaluator()
+        count = max(1, settings.recalibration_batches)
+        batches = training_batches(trainer, pl_module, count, settings.seed)
+        self.training = capture_calls(trainer, pl_module, batches, training=True)
+        evaluating = capture_calls(trainer, pl_module, batches[:1], training=False)
+        evaluating = evaluating or self.training
+        if not evaluating:
+            raise MisconfigurationException(
+                "`GeneticPruneCallback` finds out how the network is run by watching the module"
+                " calls in `training_step` and `validation_step`, but neither calls a module with"
+                " parameters (such as `self(x)` or `self.model(x)`)."
+            )
+        small, samples = examples_of(pl_module, evaluating, _SAMPLES, training=False)
+        small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
+        in_training, _ = examples_of(pl_module, self.training, _SAMPLES, training=True)
+        self.surgery = ChannelSurgery(
+            pl_module,
+            small,
+            training_inputs=share_calls(trainer, in_training),
+            allow_approximate=settings.allow_approximate,
+            ignore=settings.ignore,
+            only_scaled=settings.only_scaled,
+        )
+
+    def space(self) -> SearchSpace:
+        """Return what may be searched.
+
+        Raises:
+            MisconfigurationException: when nothing can be removed, or no mask meets the budget.
+        """
+        surgery, settings = self.surgery, self._settings
+        if not surgery.num_channels:
+            raise MisconfigurationException(
+                "`GeneticPruneCallback` found no channel that can be removed:\n"
+                + "\n".join(f"  {name}: {why}" for name, _, _, why in surgery.frozen)
+            )
+        full = np.array([layer.num_channels for layer in surgery.layers], dtype=np.int64)
+        try:
+            return SearchSpace(
+                [(layer.name, layer.slice) for layer in surgery.layers],
+                surgery.scores(),
+                budgets_for(settings.budget, surgery.cost, full, self.samples),
+                min_channels=settings.min_channels,
+                round_to=settings.round_to,
+            )
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
