@@ -10,7 +10,7 @@ BENCHMARKS ?= penalty_overhead surgery_speed search_speed search_quality
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-fashion clean
+.PHONY: help demo test lint bench bench-fashion bench-coverage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -37,6 +37,11 @@ bench: $(STAMP) ## run the quick benchmarks (benchmarks/README.md)
 
 bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 35 minutes
 	$(PY) -m benchmarks.fashion_mnist
+
+bench-coverage: $(STAMP) ## every model of torchvision and a choice of timm, beside Torch-Pruning, hours
+	$(PY) -m pip install --quiet torch-pruning==1.6.1 timm
+	$(PY) -m benchmarks.coverage --peer
+	$(PY) -m benchmarks.coverage --families timm
 
 clean: ## remove the environment, caches and run folders
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis lightning_logs

@@ -12,35 +12,55 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import zoo
 from benchmarks.zoo import Entry
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import random_mask, randomise, relative_error, tensors
 
+LARGE = 100_000_000  # parameters from which values are compared in single precision
 
-def slimga(entry: Entry, *, double: bool) -> dict[str, Any]:
-    """Analyse, compare masked and shrunk, count, cut for good, train for a step."""
+
+def slimga(family: str, name: str) -> dict[str, Any]:
+    """Time analysis and surgery as a user has them; then prove them right in double precision."""
+    speed = _speed(zoo.make(family, name))
+    return speed | _exactness(zoo.make(family, name))
+
+
+def _speed(entry: Entry) -> dict[str, Any]:
+    """Seconds and gigabytes of one analysis and one surgery, in single precision."""
     model = entry.model
+    randomise(model)
+    _forward(entry)  # warm up, and what a forward pass alone needs
+    base, started = _peak(), time.process_time()
+    surgery = ChannelSurgery(model, entry.inputs, training_inputs=entry.training_inputs)
+    analysis, memory = time.process_time() - started, _peak() - base
+    keep = random_mask(surgery)
+    started = time.process_time()
+    surgery.apply(keep)
+    apply = time.process_time() - started
+    found = {"analysis": analysis, "apply": apply, "memory": memory}
+    return found | {"layers_single": len(surgery.layers)}
+
+
+def _exactness(entry: Entry) -> dict[str, Any]:
+    """Compare masked and shrunk, count, cut for good, run again and train for a step."""
+    model = entry.model
+    result: dict[str, Any] = {"params": _count(model)}
+    double = result["params"] <= LARGE
     if double:
         model.double()
         entry.inputs, entry.training_inputs = _double(entry.inputs), _double(entry.training_inputs)
     randomise(model)
-    result: dict[str, Any] = {"params": _count(model)}
-    model.eval()
-    with torch.no_grad():
-        model(*entry.inputs)  # warm up, and what a forward pass alone needs
-    base, started = _peak(), time.process_time()
     surgery = ChannelSurgery(model, entry.inputs, training_inputs=entry.training_inputs)
-    result["analysis"] = time.process_time() - started
-    result["memory"] = _peak() - base
     keep = random_mask(surgery)
     result |= {"layers": len(surgery.layers), "left": surgery.params(keep) / result["params"]}
     result["reach"] = 1 - surgery.params(random_mask(surgery, share=0.0)) / result["params"]
     difference, macs = _compare(surgery, entry, keep)
     result |= {"difference": difference, "macs": macs == 2 * surgery.macs(keep)}
     result["exact"] = difference < (1e-9 if double else 1e-5)
-    started = time.process_time()
     surgery.apply(keep)
-    result["apply"] = time.process_time() - started
+    assert _count(model) == surgery.params(keep)
+    _forward(entry)
     _train(entry)
     return result
 
@@ -79,19 +99,20 @@ def _train(entry: Entry) -> None:
     optimizer.step()
 
 
-def peer(entry: Entry) -> dict[str, Any]:
+def torch_pruning(family: str, name: str) -> dict[str, Any]:
     """Torch-Pruning's own dependency graph and its pruning of half of all channels."""
-    import torch_pruning
+    import torch_pruning as peer
 
+    entry = zoo.make(family, name)
     model, (x,) = entry.model.eval(), entry.inputs
     params = _count(model)
     with torch.no_grad():
         model(x)
     base, started = _peak(), time.process_time()
-    pruner = torch_pruning.pruner.BasePruner(
+    pruner = peer.pruner.BasePruner(
         model,
         x,
-        importance=torch_pruning.importance.RandomImportance(),
+        importance=peer.importance.RandomImportance(),
         pruning_ratio=0.5,
         ignored_layers=[m for m in model.modules() if getattr(m, "out_features", 0) == 1000],
     )
@@ -100,6 +121,11 @@ def peer(entry: Entry) -> dict[str, Any]:
     with torch.no_grad():
         model(x)
     return {"left": _count(model) / params, "seconds": seconds, "memory": _peak() - base}
+
+
+def _forward(entry: Entry) -> None:
+    with torch.no_grad():
+        entry.model.eval()(*entry.inputs)
 
 
 def _count(model: nn.Module) -> int:
@@ -118,3 +144,6 @@ def _double(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_double(v) for v in value)
     return value
+
+
+WORK = {"slimga": slimga, "torch_pruning": torch_pruning}
