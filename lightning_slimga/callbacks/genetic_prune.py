@@ -12,7 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_slimga.budget import check_budget
 from lightning_slimga.callbacks.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.internals import (
+    OutOfTimeError,
     averaged_models,
+    end_fit,
     install_checkpoint_hooks,
     refuse_unsupported_strategy,
     remove_checkpoint_hooks,
@@ -177,7 +179,10 @@ class GeneticPruneCallback(pl.Callback):
         resumes exactly.
         """
         if not (batch_idx or self._finished or trainer.current_epoch < self.prune_epoch):
-            self._prune(trainer, pl_module)
+            try:
+                self._prune(trainer, pl_module)
+            except OutOfTimeError:
+                end_fit(trainer)
         self._rate.before_batch(trainer, batch_idx)
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -213,8 +218,9 @@ class GeneticPruneCallback(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tidy up, and say so when the fit ended too early for a search."""
-        remove_search_file(trainer)
-        if not self._finished and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._finished:
+            remove_search_file(trainer)
+        elif self._search_state is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_warn(
                 f"The fit ended after {trainer.current_epoch} epochs, before `prune_epoch="
                 f"{self.prune_epoch}`: nothing was pruned. `Trainer(min_epochs="

@@ -17,6 +17,7 @@ from lightning_slimga.callbacks.internals import (
     broadcast,
     rebuild_ddp,
     require_agreement,
+    require_time,
     reset_monitors,
     union_over_ranks,
 )
@@ -98,7 +99,7 @@ class PruningRun:
         with self.result.timed("search"):
             self._run_search(search)
             self.mask = self._choose(search)
-        self._deliver_signals()
+        self._leave_if_asked()
         with self.result.timed("surgery"):
             self._cut(self.mask)
         return self.result
@@ -153,7 +154,7 @@ class PruningRun:
                 search.tell([mask], [self._candidates.fitness(mask)])
                 self._follow_rank_zero(search)
                 self._announcer.evaluated(search)
-                self._deliver_signals()
+                self._leave_if_asked()
                 if search.generation > generation:
                     self._file.write(search.state_dict())
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
@@ -163,8 +164,12 @@ class PruningRun:
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
 
+    def _leave_if_asked(self) -> None:
+        """Here the network is whole, and may be left by all ranks together."""
+        self._deliver_signals()
+        require_time(self.trainer)
+
     def _deliver_signals(self) -> None:
-        """Here the network may be left, by all ranks together."""
         self._signals.adopt(union_over_ranks(self.trainer, self._signals.waiting))
         self._signals.deliver()
         if self.trainer.received_sigterm:  # Lightning does not look after a last batch

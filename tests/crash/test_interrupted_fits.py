@@ -140,7 +140,7 @@ def test_a_mistake_after_the_cut_leaves_a_checkpoint_that_loads(tmp_path: Path) 
 
 
 class Late(Timer):
-    """Time is up once so many epochs are complete, or when the network has been cut."""
+    """Time is up once so many epochs are complete, when the network has been cut, or when told."""
 
     def __init__(self, epochs: int, interval: str) -> None:
         super().__init__(duration={"hours": 1}, interval=interval)
@@ -165,7 +165,29 @@ def test_time_is_up_before_the_search(tmp_path: Path, undisturbed: Any) -> None:
     assert same(undisturbed, torch.load(tmp_path / "final.pt", weights_only=True))
 
 
-def test_time_runs_out_during_the_search(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_time_runs_out_during_the_search(interval: str, tmp_path: Path, undisturbed: Any) -> None:
+    """No batch more is trained, no epoch is counted, and the next fit goes on in the search."""
+    timer = Late(EPOCHS, interval)
+    module = Struck(lambda: setattr(timer, "late", True))
+    train(tmp_path, callbacks=[timer], module=module)
+    assert widths(module) == FULL
+    final = torch.load(tmp_path / "final.pt", weights_only=True)
+    assert final["epoch"] == PRUNE_EPOCH
+    assert same(load_pruned(Net, tmp_path / "last.ckpt").state_dict(), module.state_dict())
+    assert timer.end_time() is not None  # the hooks of the end were called
+    judged = CANDIDATES_BEFORE + 1
+    assert len(torch.load(tmp_path / STATE, weights_only=True)["search"]["archive"]) == judged
+    train(tmp_path, callbacks=[timer])  # no more time than before: the state must survive
+    assert evaluations(tmp_path) == 0
+    train(tmp_path)
+    final = torch.load(tmp_path / "final.pt", weights_only=True)
+    assert same(undisturbed, final)
+    assert evaluations(tmp_path) == 1 + final["candidates"] - judged
+    assert not (tmp_path / STATE).exists()
+
+
+def test_time_runs_out_in_surgery(tmp_path: Path) -> None:
     module = Net()
     train(tmp_path, callbacks=[Late(EPOCHS, "step")], module=module)
     assert sum(widths(module)) < sum(FULL)

@@ -29,19 +29,23 @@ from lightning_slimga.callbacks.internals.strategy import (
     reduce_mean,
     refuse_unsupported_strategy,
 )
+from lightning_slimga.callbacks.internals.timers import OutOfTimeError, end_fit, require_time
 
 __all__ = [
     "FitnessEvaluator",
+    "OutOfTimeError",
     "average_over_ranks",
     "averaged_models",
     "broadcast",
     "capture_calls",
+    "end_fit",
     "install_checkpoint_hooks",
     "rebuild_ddp",
     "reduce_mean",
     "refuse_unsupported_strategy",
     "remove_checkpoint_hooks",
     "require_agreement",
+    "require_time",
     "reset_monitors",
     "share_buffers",
     "share_calls",
