@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from deap import tools
 
 from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.factor import EvaluationFactor
+from lightning_slimga.search.front import FrontPoint, knee, undominated
 from lightning_slimga.search.individual import FITNESS_AT_COST, Individual, stack
 from lightning_slimga.search.operators import (
     draw_layers,
@@ -26,21 +26,6 @@ from lightning_slimga.search.widths import BoolArray, FloatArray, IntArray
 
 _NEAR = 4  # neighbours on the front that a child inherits from
 _STEP = 0.1  # standard deviation of the log of the cost share between child and parent
-
-
-@dataclass(frozen=True, eq=False)
-class FrontPoint:
-    """A network that no other told one beats in both metric and cost.
-
-    Attributes:
-        mask: True = keep, shape (C,).
-        metric: as told.
-        cost: in the unit of the space's first budget.
-    """
-
-    mask: BoolArray
-    metric: float
-    cost: float
 
 
 class ParetoSearch(AskTellSearch):
@@ -59,6 +44,7 @@ class ParetoSearch(AskTellSearch):
         max_evaluations: stop after this many told candidates.
         max_time: stop after this many seconds, time before an interruption included.
         seed: seed of the search's own generator; no global generator is touched.
+        evaluation_factor: let the factor learn; otherwise it stays the normalised score.
         rates: constants of the variation.
 
     Raises:
@@ -76,6 +62,7 @@ class ParetoSearch(AskTellSearch):
         max_evaluations: int | None = None,
         max_time: float | None = None,
         seed: int = 0,
+        evaluation_factor: bool = True,
         rates: Rates | None = None,
     ) -> None:
         if not space.budgets:
@@ -102,18 +89,15 @@ class ParetoSearch(AskTellSearch):
         )
         self.smallest = smallest
         self.rates = rates or Rates()
-        self._factor = EvaluationFactor(space, rate=self.rates.learning)
+        learning = self.rates.learning if evaluation_factor else 0.0
+        self._factor = EvaluationFactor(space, rate=learning)
         self._begin()
 
     @property
     def front(self) -> list[FrontPoint]:
         """Points that no told candidate beats in both metric and cost, cheapest first."""
-        first = tools.sortNondominated(self._finite(), len(self._archive), first_front_only=True)
-        points = {
-            one.fitness.wvalues: FrontPoint(one.mask.copy(), float(one.metric), one.costs[0])
-            for one in reversed(first[0] if first else [])
-        }
-        return sorted(points.values(), key=lambda point: point.cost)
+        points = [FrontPoint(one.mask.copy(), one.value, one.costs[0]) for one in self._finite()]
+        return undominated(points, self.mode)
 
     def pick(
         self, how: str = "knee", *, budget: float | None = None, index: int | None = None
@@ -145,7 +129,7 @@ class ParetoSearch(AskTellSearch):
             return within[-1]
         if how != "knee":
             raise ValueError(f"Expected argument `how` to be 'knee', but got {how!r}.")
-        return front[_knee(front, 1.0 if self.mode == "max" else -1.0)]
+        return front[knee(front, self.mode)]
 
     def _candidate(self, mask: BoolArray) -> Individual:
         cost = float(next(iter(self.space.costs(mask[None]).values()))[0])
@@ -207,13 +191,3 @@ class ParetoSearch(AskTellSearch):
 
     def _remember(self, memory: dict[str, Any]) -> None:
         self._factor.values = np.array(memory["factor"], dtype=np.float64)
-
-
-def _knee(front: Sequence[FrontPoint], sign: float) -> int:
-    cost = np.array([point.cost for point in front])
-    metric = sign * np.array([point.metric for point in front])
-    if len(front) < 3:
-        return len(front) - 1
-    cost = (cost - cost[0]) / (cost[-1] - cost[0])
-    metric = (metric - metric[0]) / (metric[-1] - metric[0])
-    return int((metric - cost).argmax())
