@@ -10,7 +10,7 @@ BENCHMARKS ?= penalty_overhead surgery_speed search_speed search_quality
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-fashion bench-coverage clean
+.PHONY: help demo test lint bench bench-fashion bench-search bench-coverage clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -37,6 +37,10 @@ bench: $(STAMP) ## run the quick benchmarks (benchmarks/README.md)
 
 bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 35 minutes
 	$(PY) -m benchmarks.fashion_mnist
+
+bench-search: $(STAMP) ## the search beside its controls and without its parts; the tables of docs/search.md
+	$(PY) -m benchmarks.search_fashion
+	$(PY) -m benchmarks.strength_auto
 
 bench-coverage: $(STAMP) ## every model of torchvision and a choice of timm, beside Torch-Pruning, hours
 	$(PY) -m pip install --quiet torch-pruning==1.6.1 timm

@@ -22,11 +22,28 @@ def threshold(surgery: ChannelSurgery, limit: float) -> Tensor:
         surgery: The network.
         limit: MACs that the mask may cost at most.
     """
-    scores = surgery.scores()
-    rank = np.argsort(np.argsort(-scores, kind="stable"))
+    return _highest(surgery, surgery.scores(), limit)
+
+
+def per_mac(surgery: ChannelSurgery, limit: float) -> Tensor:
+    """Return the mask of one threshold on |γ| over the MACs that removing the channel saves.
+
+    Args:
+        surgery: The network; the savings are those of its full size.
+        limit: MACs that the mask may cost at most.
+    """
+    sizes = layer_sizes(surgery)
+    saved = surgery.cost.macs(sizes[None]) - surgery.cost.macs(
+        sizes - np.eye(len(sizes), dtype=int)
+    )
+    return _highest(surgery, surgery.scores() / np.repeat(saved, sizes), limit)
+
+
+def _highest(surgery: ChannelSurgery, ranking: NDArray[np.float64], limit: float) -> Tensor:
+    rank = np.argsort(np.argsort(-ranking, kind="stable"))
 
     def counts(share: float) -> Counts:
-        above = rank < share * len(scores)
+        above = rank < share * len(ranking)
         return np.array([np.count_nonzero(above[at]) for at in slices(surgery)])
 
     return widest(surgery, counts, limit)

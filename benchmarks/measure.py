@@ -13,12 +13,12 @@ BATCH = 1000
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = BATCH) -> float:
     """Return the share of images (N, ...) whose largest logit is at the label (N,)."""
     net.eval()
     right = sum(
         int((net(x).argmax(1) == y).sum())
-        for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True)
+        for x, y in zip(images.split(batch), labels.split(batch), strict=True)
     )
     return right / len(labels)
 

@@ -35,6 +35,22 @@ def test_threshold_is_the_best_of_all_thresholds() -> None:
     assert torch.equal(controls.threshold(surgery, limit), expected)
 
 
+def test_per_mac_drops_the_channels_that_save_most_for_their_score() -> None:
+    surgery = network()
+    limit = limit_of(surgery, 0.5)
+    mask = controls.per_mac(surgery, limit)
+    everything = torch.ones(surgery.num_channels, dtype=torch.bool)
+
+    def worth(channel: int) -> float:
+        without = everything.clone()
+        without[channel] = False
+        return surgery.scores()[channel] / (surgery.macs(everything) - surgery.macs(without))
+
+    kept, dropped = mask.nonzero().ravel().tolist(), (~mask).nonzero().ravel().tolist()
+    assert surgery.macs(mask) <= limit
+    assert min(map(worth, kept)) >= max(map(worth, dropped))
+
+
 def test_uniform_cut_keeps_the_largest_of_the_same_share() -> None:
     surgery = network()
     mask = controls.uniform(surgery, limit_of(surgery, 0.5))
