@@ -34,6 +34,8 @@ class Announcer:
     def __init__(self, trainer: pl.Trainer, settings: SearchSettings) -> None:
         self.trainer = trainer
         self.settings = settings
+        # All ranks have to ask for the folder together, and one of them may fail in `finish`.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pruning_report"
         self.report: PruningReport | None = None
         self._last_line = 0.0
         self._generations_told = 0
@@ -95,9 +97,8 @@ class Announcer:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if any(cls.__name__ == "ModelSummary" for cls in type(callback).__mro__):
                 callback.on_fit_start(self.trainer, run.module)  # which prints it
-        folder = self.trainer.log_dir or self.trainer.default_root_dir
         if self.settings.report and self.trainer.is_global_zero:
-            where = write_report(Path(folder) / "pruning_report", self.report)
+            where = write_report(self._folder, self.report)
             rank_zero_info(f"pruning report: {where}")
 
     def _say(self, text: str) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga import GeneticPruneCallback, PruningPlan, SparsityCallback
+from lightning_slimga.callbacks.announcing import Announcer
 from tests.callbacks.small_fit import (
     WIDTHS,
     Net,
@@ -181,6 +182,24 @@ def test_the_report_stands_in_the_folder_of_the_run(tmp_path: Path, logger: bool
 def test_no_report_unless_wanted(tmp_path: Path) -> None:
     fitted(Net(), prune(), default_root_dir=tmp_path)
     assert not any(tmp_path.rglob("*report*"))
+
+
+def test_a_report_asks_nothing_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them may fail at it, which must not leave the others waiting."""
+    asked = []
+    finish = Announcer.finish
+
+    def alone(self: Announcer, run: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("broadcast", "reduce", "barrier", "all_gather"):
+                patch.setattr(run.trainer.strategy, name, lambda *a, name=name: asked.append(name))
+            finish(self, run)
+
+    monkeypatch.setattr(Announcer, "finish", alone)
+    fit, module = fitted(Net(), prune(report=True), ModelSummary(), enable_model_summary=True)
+    assert_pruned(fit, module)
+    assert asked == []
+    assert (Path(fit.default_root_dir) / "pruning_report" / "report.json").exists()
 
 
 def test_a_report_that_fails_does_not_end_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
