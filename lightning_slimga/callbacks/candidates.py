@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.callbacks.internals import FitnessEvaluator, average_over_ranks
+from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
+from lightning_slimga.callbacks.internals.evaluation import StopRule
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call
 from lightning_slimga.recalibration import recalibrate, recalibrated
+from lightning_slimga.search.racing import Race
 from lightning_slimga.shrinking import Mask
 from lightning_slimga.surgery import ChannelSurgery
 
@@ -28,6 +32,9 @@ class CandidateEvaluation:
         recalibration: training calls from which batch norm takes its statistics.
         result: gets the seconds.
         between_batches: called between the batches of a validation; may raise.
+
+    Attributes:
+        race: what stops candidates early; None before `start_race`.
     """
 
     def __init__(
@@ -49,10 +56,50 @@ class CandidateEvaluation:
         self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
         self._between_batches = between_batches
         self._warned_nan = False
+        self.race: Race | None = None
+
+    @property
+    def race_state(self) -> dict[str, Any] | None:
+        """What the race remembers, plain data."""
+        return None if self.race is None else self.race.state_dict()
+
+    def with_work(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a search's history, with the part of the forward work that racing left over."""
+        return history if self.race is None else self.race.with_work(history)
+
+    def start_race(self, parents: int, state: dict[str, Any] | None = None) -> None:
+        """From now on `fitness` stops candidates that are clearly behind, if that is wanted.
+
+        Args:
+            parents: how many of the best candidates a search breeds from.
+            state: of the race of an interrupted search.
+        """
+        if not self._settings.racing:
+            return
+        batches = self._evaluator.num_batches
+        equal = equal_over_ranks(self._trainer, batches)
+        race = Race(self._settings.mode, parents, batches)
+        if not self._evaluator.random_order:
+            race.off = "the order of the validation data is not known to be random"
+        elif not equal:
+            race.off = "the processes have different numbers of validation batches"
+        if state is not None:
+            race.load_state_dict(state)
+        self.race = race
 
     def fitness(self, mask: Mask) -> float:
-        """Return the metric of a candidate, on the data that the search sees."""
-        return self._measure(mask, self._evaluator)
+        """Return the metric of a candidate, on the data that the search sees.
+
+        Of a candidate that the race has stopped: what it is estimated to be, worse than that of
+        any candidate that may become a parent.
+        """
+        if self.race is None:
+            return self._measure(mask, self._evaluator)
+        runner, was_off = self.race.enter(), self.race.off
+        value = runner.finish(self._measure(mask, self._evaluator, runner.stops))
+        if self.race.off != was_off:
+            rank_zero_info(f"no candidate is stopped early: {self.race.off}")
+        return value
 
     def on_everything(self, masks: Sequence[Mask]) -> list[float]:
         """Return the metrics of masks on all validation data."""
@@ -73,19 +120,20 @@ class CandidateEvaluation:
         with self._trainer.precision_plugin.forward_context():
             recalibrate(self._module, self._calls, self._average)
 
-    def _measure(self, mask: Mask, evaluator: FitnessEvaluator) -> float:
+    def _measure(
+        self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
+    ) -> float:
+        def stop(done: int, running: Callable[[], float]) -> bool:
+            self._between_batches()
+            return stop_when is not None and stop_when(done, running)
+
         context = self._trainer.precision_plugin.forward_context()
         statistics = recalibrated(self._module, self._calls, self._average)
         with self._surgery.shrunk(mask), self._result.timed("forward"), context, statistics:
-            value = evaluator(stop_when=self._go_on)
+            value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True
             rank_zero_warn(
                 f"`{self._settings.monitor}` of a candidate is NaN; it counts as the worst."
             )
         return value
-
-    def _go_on(self, done: int, running: Callable[[], float]) -> bool:
-        del done, running
-        self._between_batches()
-        return False

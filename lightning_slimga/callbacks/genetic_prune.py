@@ -62,6 +62,8 @@ class GeneticPruneCallback(pl.Callback):
             what the Trainer uses. The winner is chosen on all of them.
         recalibration_batches: training batches on which a candidate's batch-norm statistics are
             taken anew; 0 leaves the old ones.
+        racing: stop candidates that are clearly behind after a part of the validation batches
+            (see :mod:`lightning_slimga.search.racing`). The batches come in a random order.
         min_channels: fewest channels that a layer keeps.
         round_to: layers keep a multiple of so many channels (hardware likes 8), or all.
         ignore: name patterns of modules that keep their channels ("head.*").
@@ -95,6 +97,7 @@ class GeneticPruneCallback(pl.Callback):
         patience: int | None = None,
         fitness_batches: int | float | None = None,
         recalibration_batches: int = 4,
+        racing: bool = True,
         min_channels: int = 1,
         round_to: int = 1,
         ignore: Sequence[str] = (),
@@ -122,6 +125,7 @@ class GeneticPruneCallback(pl.Callback):
             patience=patience,
             fitness_batches=fitness_batches,
             recalibration_batches=recalibration_batches,
+            racing=racing,
             min_channels=min_channels,
             round_to=round_to,
             ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),

@@ -68,7 +68,7 @@ class PruningRun:
         """Where the search stands, plain data; None before it has begun."""
         if self._search is None:
             return self._state
-        return self._file.packed(self._search.state_dict())
+        return self._file.packed(self._state_of(self._search))
 
     def execute(self) -> PruningResult:
         """Run everything.
@@ -143,8 +143,12 @@ class PruningRun:
         state = self._file.read(self._state)
         if state is not None:
             search.load_state_dict(state)
+        self._candidates.start_race(search.num_parents, state and state.get("race"))
         self._search = search
         return search
+
+    def _state_of(self, search: GeneticSearch) -> dict[str, Any]:
+        return {**search.state_dict(), "race": self._candidates.race_state}
 
     def _run_search(self, search: GeneticSearch) -> None:
         self._announcer.start(search)
@@ -156,11 +160,11 @@ class PruningRun:
                 self._announcer.evaluated(search)
                 self._leave_if_asked()
                 if search.generation > generation:
-                    self._file.write(search.state_dict())
+                    self._file.write(self._state_of(search))
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
-            self._file.write(search.state_dict())
+            self._file.write(self._state_of(search))
             raise
-        self.result.history = search.history
+        self.result.history = self._candidates.with_work(search.history)
         self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
 

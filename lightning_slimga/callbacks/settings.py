@@ -29,6 +29,7 @@ class SearchSettings:
     patience: int | None
     fitness_batches: int | float | None
     recalibration_batches: int
+    racing: bool
     min_channels: int
     round_to: int
     ignore: tuple[str, ...]

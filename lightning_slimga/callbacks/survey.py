@@ -48,7 +48,11 @@ class Survey:
         self._settings = settings
         share_buffers(trainer, pl_module)
         self.evaluator = FitnessEvaluator(
-            trainer, pl_module, settings.monitor, limit_batches=settings.fitness_batches
+            trainer,
+            pl_module,
+            settings.monitor,
+            limit_batches=settings.fitness_batches,
+            shuffled=settings.racing,
         )
         self.dense = self.evaluator()
         count = max(1, settings.recalibration_batches)

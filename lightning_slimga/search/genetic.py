@@ -125,7 +125,7 @@ class GeneticSearch(AskTellSearch):
         return resize(masks, counts, self.space.layer_ids, self._factor.values)
 
     def _variation(self, boldness: float) -> BoolArray:
-        elite = stack(self._ranked(self._num_parents), self.space.num_channels)
+        elite = stack(self._ranked(self.num_parents), self.space.num_channels)
         if not len(elite):  # without repair a generation may hold nothing feasible
             return self._random(self.population_size)
         if self._layer_operators:
@@ -167,7 +167,8 @@ class GeneticSearch(AskTellSearch):
         return np.maximum(self.space.counts(masks), 1).astype(np.float64)
 
     @property
-    def _num_parents(self) -> int:
+    def num_parents(self) -> int:
+        """How many of the best candidates a generation is bred from."""
         return max(2, round(self.rates.parents * self.population_size))
 
     def _learn(self, cohort: Sequence[Individual]) -> None:
@@ -176,7 +177,7 @@ class GeneticSearch(AskTellSearch):
             return
         everyone = {one.key: one for one in [*survivors, *cohort]}
         self._factor.follow(
-            stack(survivors[: self._num_parents], self.space.num_channels),
+            stack(survivors[: self.num_parents], self.space.num_channels),
             stack(everyone.values(), self.space.num_channels),
         )
 

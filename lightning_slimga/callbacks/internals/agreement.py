@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_slimga.callbacks.internals.strategy import broadcast
+from lightning_slimga.callbacks.internals.strategy import broadcast, reduce_mean
 from lightning_slimga.calls import Call
 from lightning_slimga.recalibration import Average
 
@@ -77,6 +77,11 @@ def require_agreement(trainer: pl.Trainer, what: str, content: str) -> None:
             f"The processes do not agree on {what} ({', '.join(found)}), so nothing was cut. They"
             " must all run the same code with the same arguments on the same weights."
         )
+
+
+def equal_over_ranks(trainer: pl.Trainer, number: float) -> bool:
+    """Whether all ranks have the same number; every rank must make the call."""
+    return reduce_mean(trainer, float(number == broadcast(trainer, number))) == 1.0
 
 
 def union_over_ranks(trainer: pl.Trainer, numbers: Sequence[int]) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -60,7 +61,7 @@ def training_batches(
 
 
 def validation_data(
-    trainer: pl.Trainer, limit_batches: float | None, seed: int
+    trainer: pl.Trainer, limit_batches: float | None, seed: int, *, shuffled: bool = False
 ) -> tuple[Callable[[], Iterator[Triple]], list[float]]:
     """A way to iterate a fixed part of the validation data, again and again.
 
@@ -68,6 +69,8 @@ def validation_data(
         trainer: a Trainer inside `fit`, with validation data.
         limit_batches: as for :class:`FitnessEvaluator`.
         seed: seed of shuffling, and of augmentation in worker processes.
+        shuffled: whether the batches of each loader come in a random order, drawn once; those of
+            an `IterableDataset` cannot.
 
     Returns:
         A function that starts an iteration over (batch, batch index, loader index), the batch as
@@ -82,7 +85,7 @@ def validation_data(
     limits = [_limited(available, limit_batches) for available in user._max_batches]
     with seeded(seed):
         loaders = [
-            private_loader(loader, available, limit, seed)
+            private_loader(loader, available, limit, seed, shuffled=shuffled)
             for loader, available, limit in zip(
                 combined.flattened, user._max_batches, limits, strict=True
             )
@@ -104,7 +107,9 @@ def to_device(trainer: pl.Trainer, batch: Any, dataloader_idx: int) -> Any:
     return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
-def private_loader(loader: Any, available: float, wanted: float, seed: int) -> Any:
+def private_loader(
+    loader: Any, available: float, wanted: float, seed: int, *, shuffled: bool = False
+) -> Any:
     """Copy a loader so that iterating the copy leaves the original alone.
 
     Where the indices are known beforehand, `wanted` of the first `available` batches are taken
@@ -116,6 +121,7 @@ def private_loader(loader: Any, available: float, wanted: float, seed: int) -> A
         available: number of batches to choose from; may be `inf`.
         wanted: number of batches to choose; may be `inf`.
         seed: seed of the copy's generator.
+        shuffled: whether to draw the order of the batches, where the indices are known.
 
     Returns:
         A DataLoader of the same class; other iterables as they are.
@@ -138,6 +144,8 @@ def private_loader(loader: Any, available: float, wanted: float, seed: int) -> A
     else:
         kind = "sampler" if loader.batch_sampler is None else "batch_sampler"
         own[kind] = _frozen(_copied(loader, kind, seed), available, wanted)
+        if shuffled and not math.isinf(available):
+            random.Random(seed).shuffle(own[kind])
     clone = copy.copy(loader)
     vars(clone).update(own)  # DataLoader forbids to set these, because its iterator copies them
     return clone

@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_slimga.callbacks.internals.batches import (
     Triple,
@@ -57,6 +58,8 @@ class FitnessEvaluator:
         active: callbacks (instances) that are to hear the validation hooks, because they log the
             metric. Their state changes with each evaluation.
         seed: seed of shuffling, augmentation and whatever else is random in validation.
+        shuffled: run the batches of each loader in a random order, drawn once, so that the first
+            ones are a sample of all.
 
     Raises:
         MisconfigurationException: if the fit has no validation, or has it without data.
@@ -74,12 +77,16 @@ class FitnessEvaluator:
         max_cache_bytes: int = 2 * 1024**3,
         active: Collection[pl.Callback] = (),
         seed: int = 0,
+        shuffled: bool = False,
     ) -> None:
         _check_limit(limit_batches)
         _require_validation(trainer, pl_module)
         self._trainer, self._module = trainer, pl_module
         self._monitor, self._active, self._seed = monitor, active, seed
-        self._load, self._max_batches = validation_data(trainer, limit_batches, seed)
+        self._load, self._max_batches = validation_data(
+            trainer, limit_batches, seed, shuffled=shuffled
+        )
+        self._shuffled = shuffled
         self._metrics: dict[str, Any] = {}
         self._kept: list[Triple] | None = None
         if cache_batches:
@@ -99,7 +106,8 @@ class FitnessEvaluator:
             batches: indices, in [0, num_batches), of the batches to use; the metric is that of
                 these batches alone. None: all.
             stop_when: ends the evaluation early; the metric is then that of the batches done. Its
-                second argument returns NaN for a metric that is logged only at the end.
+                second argument returns NaN for a metric that is logged only at the end, or reduced
+                by something else than the mean.
 
         Returns:
             The metric, possibly NaN.
@@ -135,6 +143,15 @@ class FitnessEvaluator:
     def num_batches(self) -> float:
         """Batches of a whole evaluation; `inf` if the validation data does not know its length."""
         return len(self._kept) if self._kept is not None else sum(self._max_batches)
+
+    @property
+    def random_order(self) -> bool:
+        """Whether the first batches of each loader are a random sample of all."""
+        user: Any = self._trainer.fit_loop.epoch_loop.val_loop
+        return self._shuffled and all(
+            isinstance(one, DataLoader) and not isinstance(one.dataset, IterableDataset)
+            for one in user._combined_loader.flattened
+        )
 
     def _private_loop(self) -> Any:
         user = self._trainer.fit_loop.epoch_loop.val_loop
@@ -235,7 +252,7 @@ def _value_so_far(result: Any) -> Any:
         return result.value.compute()
     if result.meta.is_mean_reduction:
         return result.value / result.cumulated_batch_size
-    return result.value
+    return math.nan
 
 
 def _check_limit(limit: int | float | None) -> None:
