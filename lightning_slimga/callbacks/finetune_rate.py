@@ -22,7 +22,8 @@ class FinetuneRate:
     "rewarm" lets each step use a part of the scheduled rate, which rises linearly to the whole over
     the epoch that begins with surgery; the schedule itself does not learn of it. "restart" brings
     rates and schedules back to where they were when the fit began ("learning rate rewinding", Renda
-    et al., "Comparing rewinding and fine-tuning in neural network pruning", ICLR 2020).
+    et al., "Comparing rewinding and fine-tuning in neural network pruning", ICLR 2020). With
+    several surgeries either happens after each of them.
 
     Args:
         policy: "keep", "rewarm" or "restart".
@@ -50,8 +51,7 @@ class FinetuneRate:
         """The network has just become small."""
         self._epoch = trainer.current_epoch
         if self._first is not None:
-            _put_back(self._first, trainer)
-            self._first = None
+            _put_back(copy.deepcopy(self._first), trainer)
 
     def before_batch(self, trainer: pl.Trainer, batch_idx: int) -> None:
         """Find the part of the scheduled rate for the steps on one batch."""

@@ -18,7 +18,12 @@ from lightning_slimga.callbacks.sparsity_logging import (
     warn_unmoved,
 )
 from lightning_slimga.callbacks.sparsity_pull import Coupling, Pull, find_factors
-from lightning_slimga.callbacks.sparsity_strength import FixedStrength, SteeredStrength, expect
+from lightning_slimga.callbacks.sparsity_strength import (
+    FixedStrength,
+    SteeredStrength,
+    expect,
+    prune_epochs,
+)
 from lightning_slimga.penalties import Penalty, PenaltyName, ProximalPenalty, make_penalty
 from lightning_slimga.scaling_factors import NormName
 
@@ -45,7 +50,8 @@ class SparsityCallback(pl.Callback):
     `10 · near_zero`, so that a strong λ does not empty a layer, and once the share is reached only
     the smallest γ are penalised.
 
-    When `GeneticPruneCallback` cuts the network, the penalty stops, unless `until_surgery=False`.
+    When `GeneticPruneCallback` has cut the network for the last time, the penalty stops, unless
+    `until_surgery=False`.
 
     Logged at the end of each epoch of sparse training: `sparsity/penalty` (R(γ) without λ),
     `sparsity/strength` (λ), `sparsity/near_zero` (share of |γ| below `near_zero`) and, where the
@@ -62,13 +68,13 @@ class SparsityCallback(pl.Callback):
         warmup_epochs: λ rises linearly from 0 over so many epochs (fractions allowed); with "auto"
             there is no penalty during them.
         target_share: Share of γ, between 0 and 1, that "auto" brings near zero.
-        target_epoch: Complete epochs after which "auto" has done so; None: the first pruning of
-            `GeneticPruneCallback`, or the end of the fit.
+        target_epoch: Complete epochs after which "auto" has done so; None: at each pruning of
+            `GeneticPruneCallback`, or at the end of the fit.
         include: Patterns (fnmatch) of the names of the normalisation layers whose γ are chosen.
         ignore: Patterns of the names of normalisation layers to leave out.
         norms: Kinds of affine normalisation layers that are chosen.
         near_zero: A γ smaller than this counts as near zero.
-        until_surgery: Stop when channels have been removed.
+        until_surgery: Stop when channels have been removed, and no further pruning is planned.
         log: Log penalty, λ and the share near zero at the end of each epoch.
         histogram_every_n_epochs: How often the histogram of γ is logged; 0: never.
         name: Prefix of what is logged; several such callbacks in one Trainer need several names.
@@ -130,6 +136,7 @@ class SparsityCallback(pl.Callback):
         self.name = name
 
         self.active = True
+        self._removed = False
         self._pull: Pull | None = None
         self._strength_now = 0.0
         self._handles: list[RemovableHandle] = []
@@ -170,6 +177,8 @@ class SparsityCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Look for trainable γ once per epoch, and set λ for this batch."""
+        if batch_idx == 0 and self._removed and self._is_last(trainer):
+            self.stop("the last pruning is reached")
         if not self.active:
             return
         self._batches += 1
@@ -213,17 +222,29 @@ class SparsityCallback(pl.Callback):
             log_histogram(trainer, f"{self.name}/gamma", self._pull.factors.flat())
 
     def on_surgery(self, trainer: pl.Trainer, pl_module: pl.LightningModule, plan: Any) -> None:
-        """Stop when channels have been removed; `GeneticPruneCallback` calls this."""
-        if self.until_surgery:
+        """Stop when channels have been removed; `GeneticPruneCallback` calls this.
+
+        With further rounds to come the pull goes on, at the γ that are left.
+        """
+        if self._is_last(trainer):
             self.stop("channels have been removed")
-        elif self._pull is not None:
-            self._pull = self._find_pull(trainer, pl_module)
+        elif self.active:
+            self._removed = True
+            self._schedule.finish(self._share, "Channels were removed")
+            self._schedule.begin_anew()
+            if self._pull is not None:
+                self._pull = self._find_pull(trainer, pl_module)
+
+    def _is_last(self, trainer: pl.Trainer) -> bool:
+        """Whether the penalty is to end with this pruning, or after it if that cuts nothing."""
+        later = [epoch for epoch in prune_epochs(trainer) if epoch > trainer.current_epoch]
+        return self.until_surgery and not later
 
     def stop(self, reason: str) -> None:
         """End sparse training: from here on the network trains on its loss alone."""
         if self.active:
             rank_zero_info(f"{type(self).__name__}: the penalty on γ stops, because {reason}.")
-            self._schedule.finish(self._share)
+            self._schedule.finish(self._share, "Sparse training ended")
         self.active = False
         self._pull = None
 
@@ -232,7 +253,7 @@ class SparsityCallback(pl.Callback):
         if self._batches and not self._steps and not self.proximal:
             warn_no_steps(self._batches)
         elif self._pull and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._schedule.finish(self._share)
+            self._schedule.finish(self._share, "Sparse training ended")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave nothing behind on the optimizers."""
@@ -243,6 +264,7 @@ class SparsityCallback(pl.Callback):
         """Return whether sparse training still runs, and how strongly: plain data."""
         return {
             "active": self.active,
+            "removed": self._removed,
             "share": self._share,
             "strength": self._schedule.state_dict(),
         }
@@ -250,6 +272,7 @@ class SparsityCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.active, self._share = state_dict["active"], state_dict["share"]
+        self._removed = state_dict["removed"]
         self._schedule.load_state_dict(state_dict["strength"])
 
     def _find_pull(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Pull:

@@ -40,8 +40,11 @@ class FixedStrength:
         """Return whether γ must shrink within an epoch that begins with this λ."""
         return 0 < self.strength <= strength
 
-    def finish(self, share: float) -> None:
+    def finish(self, share: float, what: str) -> None:
         """No goal was set."""
+
+    def begin_anew(self) -> None:
+        """Nothing was measured."""
 
     def state_dict(self) -> dict[str, float]:
         """Return nothing: λ is an argument."""
@@ -64,12 +67,15 @@ class SteeredStrength:
     the loss. Once q is near zero, or p = `REACH`, the goal is to hold the share: only the smallest
     `target_share` of γ is penalised from there, and the others are free. The rule is ours.
 
+    Where channels are removed in several rounds, the way is gone again from each to the next: of
+    the γ that are left, `target_share` are to be near zero by then.
+
     Args:
         target_share: Share of γ in (0, 1) that is to end near zero.
         near_zero: |γ| below which a γ counts as near zero.
         warmup_epochs: Epochs without penalty before the way begins.
-        target_epoch: Complete epochs after which the share is to be reached; None: before the
-            first pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
+        target_epoch: Complete epochs after which the share is to be reached, and held; None: at
+            each pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
     """
 
     REACH = 0.8
@@ -87,18 +93,21 @@ class SteeredStrength:
         self.target_share, self.near_zero = target_share, near_zero
         self.warmup_epochs, self.target_epoch = warmup_epochs, target_epoch
         self.strength = self.START
+        self._goals: list[float] = []
+        self._goal = math.nan
         self.arrived = False
-        self._last_epoch = math.nan
         self._progress, self._quantile = -math.inf, math.nan
 
     def start(self, trainer: pl.Trainer) -> None:
-        """Find the epoch at which the share is to be reached.
+        """Find the epochs at which the share is to be reached.
 
         Raises:
             MisconfigurationException: If there is none, it leaves no time, or the number of
                 batches is unknown.
         """
-        epoch = self.target_epoch or _first_prune_epoch(trainer) or trainer.max_epochs or -1
+        goals = [self.target_epoch] if self.target_epoch else prune_epochs(trainer)
+        self._goals = [self.warmup_epochs, *(goals or [trainer.max_epochs or -1])]
+        epoch = self._goals[1]
         if not epoch > self.warmup_epochs or math.isinf(trainer.num_training_batches):
             raise MisconfigurationException(
                 '`strength="auto"` expected a known number of batches per epoch and argument '
@@ -106,19 +115,27 @@ class SteeredStrength:
                 f"epochs, {self.warmup_epochs} of warm-up and {trainer.num_training_batches} "
                 "batches. Set `target_epoch` or `limit_train_batches`, or give a fixed `strength`."
             )
-        self._last_epoch = epoch
 
     def at(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> float:
         """Return λ for this batch, after another look where one is due."""
-        way = self._last_epoch - self.warmup_epochs
-        progress = (epochs_done(trainer, batch_idx) - self.warmup_epochs) / way
+        start, goal = self._way(trainer.current_epoch)
+        if goal != self._goal:
+            self.begin_anew()
+            self._goal = goal
+        progress = (epochs_done(trainer, batch_idx) - start) / (goal - start)
         if progress < 0:
             return 0.0
         if progress >= self._progress + self.EVERY and pull:
             self.look(progress, pull.magnitudes())
-        if pull.sparing is not None and self.arrived:
-            pull.sparing.share = self.target_share
+        if pull.sparing is not None:
+            pull.sparing.share = self.target_share if self.arrived else 1.0
         return self.strength
+
+    def _way(self, epoch: int) -> tuple[float, float]:
+        """Where the way that leads through an epoch begins and ends; the last has no end."""
+        last = len(self._goals) - 1
+        end = next((i for i in range(1, last) if self._goals[i] > epoch), last)
+        return self._goals[end - 1], self._goals[end]
 
     def look(self, progress: float, magnitudes: Tensor) -> None:
         """Measure, and change λ.
@@ -146,15 +163,21 @@ class SteeredStrength:
         """Return False: γ may rise until λ is found, and `finish` judges the end."""
         return False
 
-    def finish(self, share: float) -> None:
+    def begin_anew(self) -> None:
+        """Forget what was measured: these γ are no longer there. λ stays."""
+        self.arrived = False
+        self._progress, self._quantile = -math.inf, math.nan
+
+    def finish(self, share: float, what: str) -> None:
         """Warn if the share was missed.
 
         Args:
-            share: Share of γ near zero at the end of sparse training.
+            share: Share of γ near zero at the end of the way.
+            what: What has ended it, in words.
         """
         if abs(share - self.target_share) > self.TOLERANCE:
             rank_zero_warn(
-                f"Sparse training ended with {share:.0%} of γ below {self.near_zero:g}; wanted "
+                f"{what} with {share:.0%} of γ below {self.near_zero:g}; wanted "
                 f"were {self.target_share:.0%} (λ = {self.strength:.2g}). It may have ended early, "
                 "or γ cannot travel so far: give it more epochs or a higher learning rate, and "
                 "leave `proximal` at None, because a gradient step shakes γ around zero."
@@ -166,6 +189,7 @@ class SteeredStrength:
             "strength": self.strength,
             "progress": self._progress,
             "quantile": self._quantile,
+            "goal": self._goal,
             "arrived": self.arrived,
         }
 
@@ -173,6 +197,7 @@ class SteeredStrength:
         """Restore what `state_dict` returned."""
         self.strength = state["strength"]
         self._progress, self._quantile = state["progress"], state["quantile"]
+        self._goal = state["goal"]
         self.arrived = bool(state["arrived"])
 
 
@@ -188,10 +213,13 @@ def epochs_done(trainer: pl.Trainer, batch_idx: int) -> float:
     return trainer.current_epoch + (1.0 if math.isinf(batches) else batch_idx / batches)
 
 
-def _first_prune_epoch(trainer: pl.Trainer) -> int | None:
-    """Known by what they offer, not by class, so that any callback that prunes can be followed."""
+def prune_epochs(trainer: pl.Trainer) -> list[int]:
+    """Return the epochs, rising, before which callbacks of a Trainer remove channels.
+
+    Known by what they offer, not by class, so that any callback that prunes can be followed.
+    """
     epochs: list[Any] = []
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         epochs += [getattr(callback, "prune_epoch", None)]
         epochs += list(getattr(callback, "prune_epochs", None) or [])
-    return min((epoch for epoch in epochs if isinstance(epoch, int)), default=None)
+    return sorted({epoch for epoch in epochs if isinstance(epoch, int)})

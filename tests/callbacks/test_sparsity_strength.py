@@ -106,20 +106,20 @@ def test_steering_needs_no_tuning(rate: float, target: float) -> None:
 @pytest.mark.parametrize(
     ("callbacks", "target_epoch", "expected"),
     [
-        ([], None, 9),
-        ([], 4, 4),
-        ([SimpleNamespace(prune_epoch=6)], None, 6),
-        ([SimpleNamespace(prune_epoch=6)], 5, 5),
-        ([SimpleNamespace(prune_epochs=[7, 3])], None, 3),
+        ([], None, [(1, 9)] * 5),
+        ([], 4, [(1, 4)] * 5),
+        ([SimpleNamespace(prune_epoch=6)], None, [(1, 6)] * 5),
+        ([SimpleNamespace(prune_epoch=6)], 5, [(1, 5)] * 5),
+        ([SimpleNamespace(prune_epochs=[7, 3])], None, [(1, 3), (1, 3), (3, 7), (3, 7), (3, 7)]),
     ],
 )
-def test_the_way_ends_at_the_first_pruning(
-    callbacks: list[Any], target_epoch: int | None, expected: int
+def test_the_way_ends_at_the_next_pruning(
+    callbacks: list[Any], target_epoch: int | None, expected: list[tuple[int, int]]
 ) -> None:
-    steering = SteeredStrength(0.5, 1e-2, 0, target_epoch)
+    steering = SteeredStrength(0.5, 1e-2, 1, target_epoch)
     fake = SimpleNamespace(callbacks=callbacks, max_epochs=9, num_training_batches=10)
     steering.start(fake)
-    assert steering._last_epoch == expected
+    assert [steering._way(epoch) for epoch in (0, 2, 3, 6, 8)] == expected
 
 
 @pytest.mark.parametrize(
