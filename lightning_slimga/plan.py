@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_slimga.attention import settle_attention
 from lightning_slimga.graph.slots import tensor_at
 from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
 from lightning_slimga.transaction import Transaction
@@ -59,6 +60,8 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
 @dataclass(frozen=True)
 class PruningPlan:
     """The result of a surgery: kept indices per tensor and the numbers that modules keep.
+
+    An ``nn.MultiheadAttention`` that is cut also changes its class (see ``attention.py``).
 
     Attributes:
         tensors: cuts by tensor name.
@@ -128,6 +131,8 @@ class PruningPlan:
         with torch.no_grad():
             for cut in self.tensors.values():
                 self._cut_tensor(model, cut, transaction, replaced)
+            places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
+            settle_attention(model, places, transaction)
             for module_name, name, _, value in self.attributes:
                 _set_number(model.get_submodule(module_name), name, value, transaction)
             if optimizers:

@@ -122,7 +122,8 @@ class Proof:
             keep = _part(graph, keep, exact)
             found = self._shrunk(graph, keep)
         try:
-            with running(self.model), masked(self.model, graph, trace.slots, keep):
+            as_it_is = running(self.model, as_it_is=True)
+            with as_it_is, masked(self.model, graph, trace.slots, keep):
                 wanted = [call.run(self.model) for call in self.calls]
         except Exception as error:  # e.g. the network checks its own values
             return f"the masked network fails ({error})"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from lightning_slimga.attention import why_whole
 from lightning_slimga.calls import calls_from_example
 from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
@@ -243,6 +244,11 @@ class ChannelSurgery:
                 "in training mode the example inputs could not be run, so what only training uses"
                 f" was not seen ({self._analysis.training_error})"
             )
+        prunable = {self._slots[tensor].places[0][0] for tensor, _ in self._graph.bits}
+        for name, module in self.model.named_modules():
+            why = why_whole(module) if isinstance(module, nn.MultiheadAttention) else None
+            if why and name not in prunable:
+                notes.append(f"whole heads of {name or 'the model'} stay: {why}")
         return notes + self.widths.notes(self.layers)
 
     def report(self) -> dict[str, Any]:

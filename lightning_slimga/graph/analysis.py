@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
+from lightning_slimga.attention import opened
 from lightning_slimga.calls import Call
 from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.slots import find_slots
@@ -74,15 +75,17 @@ def analyse(
 
 
 @contextmanager
-def running(model: nn.Module, *, training: bool = False) -> Iterator[None]:
+def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
     No gradients, no fused transformer path and no compiled code (both hide ops). In training mode
     normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
+    Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
     """
     compiler = torch.compiler.set_stance("force_eager")
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    with preserved(model), torch.inference_mode(False), torch.no_grad(), compiler:
+    form = nullcontext() if as_it_is else opened(model)
+    with preserved(model), torch.inference_mode(False), torch.no_grad(), compiler, form:
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         for module in model.modules():

@@ -200,7 +200,8 @@ class _Builder:
         tensor, _ = sites[home]
         place = self.trace.slots[tensor].places[0]
         module = place[0].split(".parametrizations.")[0]
-        return module if place[1] == "weight" or ".parametrizations." in place[0] else tensor
+        plain = place[1] in ("weight", "in_proj_weight", "q_proj_weight")
+        return module if plain or ".parametrizations." in place[0] else tensor
 
     def _with_tensors(self, layers: list[Layer], representatives: Bits) -> list[Layer]:
         """Fill in where each layer stands, and which of the places are scaling factors."""

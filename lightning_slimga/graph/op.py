@@ -70,6 +70,11 @@ class Op:
         for dim in self.labels(tensor):
             self.freeze(dim, why)
 
+    def freeze_if_read(self, labels: DimLabels, why: str) -> None:
+        """Never remove these channels if anything reads what the op returns."""
+        for tensor in self.outputs:
+            self._tracer.freeze_if_read(tensor, labels, f"{why} ({self.where})")
+
     def contract(self, a: DimLabels, b: DimLabels) -> None:
         """Tie two dimensions that are multiplied and summed over."""
         self.tie(a, b)
@@ -142,6 +147,8 @@ class Op:
         holders = {self.module: None}
         for tensor in near:
             slot = None if tensor is None else self.trace.slot_of(tensor)
+            if slot is None and tensor is not None and tensor.dim() == 2:
+                slot = self.trace.slot_of(tensor.t())  # a linear layer multiplies by its transpose
             for place, _ in slot.places if slot else ():
                 holders[place.split(".parametrizations.")[0]] = None
         return list(holders)
@@ -150,7 +157,9 @@ class Op:
 def _attribute_value(module: nn.Module, name: str) -> Any:
     """``out_channels`` or, for an entry of a tuple, ``normalized_shape.-1``."""
     name, _, index = name.partition(".")
-    value = module.__dict__.get(name)  # a property cannot be rewritten
+    if isinstance(getattr(type(module), name, None), property):
+        return None  # it cannot be rewritten, and follows what it is computed from
+    value = module.__dict__.get(name)
     if index:
         value = value[int(index)] if isinstance(value, (tuple, list)) and value else None
     return value if type(value) is int else None

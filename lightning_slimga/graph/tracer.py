@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, tensors_in
@@ -31,6 +31,7 @@ class Tracer(TorchDispatchMode):
         self._position = 0
         self._stack: list[tuple[str, int]] = []
         self._labels = WeakTensorKeyDictionary()
+        self._unread = WeakTensorKeyDictionary()
         self._names = {id(module): name for name, module in trace.modules.items()}
         self._handles: list[Any] = []
 
@@ -59,18 +60,24 @@ class Tracer(TorchDispatchMode):
     def _code_of(self, module: str) -> tuple[str, str]:
         """The user's class that runs a module, and the module's name in it.
 
-        The code of torch's own modules (``Conv2d``, ``Sequential``) is everybody's: what holds
-        for one of them says nothing about the others.
+        The code of torch's own modules (``Conv2d``, ``Sequential``) and of ours is everybody's:
+        what holds for one of them says nothing about the others.
         """
         parts = module.split(".") if module else []
         for depth in range(len(parts), -1, -1):
             owner = type(self.trace.modules[".".join(parts[:depth])])
-            if not owner.__module__.startswith("torch."):
+            if not owner.__module__.startswith(("torch.", "lightning_slimga.")):
                 return owner.__qualname__, ".".join(parts[depth:])
         return "", module
 
+    def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
+        """Freeze labels as soon as something reads a tensor that depends on all of them."""
+        self._unread.setdefault(tensor, []).append((labels, why))  # type: ignore[no-untyped-call]
+
     def lookup(self, tensor: Tensor) -> Labels:
-        """Labels of any tensor of the pass."""
+        """Labels of any tensor of the pass, which is read here."""
+        for dim, why in self._unread.pop(tensor, ()):  # type: ignore[no-untyped-call]
+            self.trace.store.freeze(dim, why)
         labels: Labels | None = self._labels.get(tensor)  # type: ignore[no-untyped-call]
         if labels is None:
             slot = self.trace.slot_of(tensor)

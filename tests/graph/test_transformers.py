@@ -76,17 +76,6 @@ def test_whole_heads_and_feed_forward_widths_go(
     train_a_step(model, x, torch.optim.AdamW(model.parameters()))
 
 
-def test_torchs_own_attention_stays_and_its_feed_forward_layer_goes() -> None:
-    model = nn.Sequential(
-        nn.TransformerEncoderLayer(12, 4, 20, batch_first=True), nn.Linear(12, 3)
-    ).double()
-    x = torch.randn(2, 5, 12, dtype=torch.float64)
-    surgery = ChannelSurgery(model, x)
-    assert [(layer.name, layer.num_channels) for layer in surgery.layers] == [("0.linear1", 20)]
-    assert_exact(surgery, x, random_mask(surgery))
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
 def test_the_residual_stream_goes_only_where_approximate_is_allowed() -> None:
     model = Block(Attention(12, 4, 3, fused=True, joint=True), 12).double()
     x = torch.randn(2, 5, 12, dtype=torch.float64)

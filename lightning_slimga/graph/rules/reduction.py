@@ -74,7 +74,7 @@ def _reduced(op: Op, x: Tensor, dims: Any) -> Any:
     labels = op.labels(x)
     axes = _axes(dims, x.dim()) or list(range(x.dim()))
     for axis in axes:
-        op.freeze(labels[axis], "reduced over this dimension")
+        op.freeze_if_read(labels[axis], "reduced over this dimension")
     kept = [dim for i, dim in enumerate(labels) if i not in axes]
     with_ones: Labels = [None if i in axes else dim for i, dim in enumerate(labels)]
     return tuple(with_ones if t.dim() == x.dim() else list(kept) for t in op.outputs)
