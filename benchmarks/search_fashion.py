@@ -39,7 +39,13 @@ SETTINGS = {
 }
 PARTS = ("evaluation_factor", "layer_operators", "seeds", "screening", "repair")
 CONTROLS = ("γ threshold", "γ per MAC", "uniform", "random search", "hill climbing")
-ABLATION = (*(f"without {part.replace('_', ' ')}" for part in PARTS), "without recalibration")
+BY_EFFECT = "random search, channels by effect"
+ABLATION = (
+    *(f"without {part.replace('_', ' ')}" for part in PARTS),
+    "without recalibration",
+    "without effects",
+)
+BY_GAMMA = (*CONTROLS, "without effects")
 GENETIC = "genetic search"
 
 WHATS = ("network", "mask", "ablation", "tuned")
@@ -55,9 +61,9 @@ def stages(settings: list[str], seeds: list[str], whats: list[str]) -> list[list
 
     return [
         *stage("network", ("full size",)),
-        *stage("mask", (GENETIC, *CONTROLS)),
+        *stage("mask", (GENETIC, *CONTROLS, BY_EFFECT)),
         *stage("ablation", ABLATION),
-        *stage("tuned", (GENETIC, *CONTROLS)),
+        *stage("tuned", (GENETIC, *CONTROLS, BY_EFFECT)),
     ]
 
 
@@ -106,7 +112,8 @@ def find(bench: Workbench, contender: str) -> tuple[Mask, dict[str, Any]]:
     if contender in rankings:
         return rankings[contender](bench.surgery, bench.limit).numpy(), {}
     recalibrate = contender != "without recalibration"
-    search = searches()[contender](bench.space(), seed=bench.seed)
+    space = bench.space(effects=contender not in BY_GAMMA)
+    search = searches()[contender](space, seed=bench.seed)
     while not search.done:
         asked = search.ask()
         search.tell(asked, [bench.fitness(mask, recalibrate=recalibrate) for mask in asked])
@@ -126,11 +133,14 @@ def searches() -> dict[str, Callable[..., AskTellSearch]]:
     """Return what builds each search, by name."""
     limits = {"max_evaluations": EVALUATIONS}
     genetic = partial(GeneticSearch, generations=99, **limits)
+    chance = partial(RandomSearch, generations=99, **limits)
     return {
-        "random search": partial(RandomSearch, generations=99, **limits),
+        "random search": chance,
+        BY_EFFECT: chance,
         "hill climbing": partial(HillClimbing, generations=EVALUATIONS, **limits),
         GENETIC: genetic,
         "without recalibration": genetic,
+        "without effects": genetic,
         **{
             f"without {part.replace('_', ' ')}": partial(genetic, **{part: False}) for part in PARTS
         },

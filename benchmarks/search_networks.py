@@ -79,11 +79,16 @@ class Workbench:
         everything = np.ones(self.surgery.num_channels, dtype=np.bool_)
         self.limit = setting.share * self.surgery.macs(everything)
 
-    def space(self) -> SearchSpace:
-        """Return what is searched: the masks under the setting's share of the MACs."""
+    def space(self, *, effects: bool) -> SearchSpace:
+        """Return what is searched: the masks under the setting's share of the MACs.
+
+        Args:
+            effects: tell the search the effects of the channels; otherwise |γ| alone.
+        """
         layers = [(layer.name, layer.slice) for layer in self.surgery.layers]
         budget = Budget("macs", self.limit, self.surgery.cost.macs)
-        return SearchSpace(layers, self.surgery.scores(), [budget])
+        known = self.surgery.effects() if effects else None
+        return SearchSpace(layers, self.surgery.scores(), [budget], effects=known)
 
     def accuracy(
         self, mask: Mask, part: str, count: int | None = None, *, recalibrate: bool = True
@@ -100,8 +105,9 @@ class Workbench:
         return result
 
     def fitness(self, mask: Mask, *, recalibrate: bool = True) -> float:
-        """Return what a search is told about a mask."""
-        return self.accuracy(mask, "val", self.setting.fitness_images, recalibrate=recalibrate)
+        """Return what a search is told about a mask; in bfloat16, which takes 3/4 of the time."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.accuracy(mask, "val", self.setting.fitness_images, recalibrate=recalibrate)
 
     def best_of(self, masks: Iterable[Mask], *, recalibrate: bool = True) -> tuple[Mask, float]:
         """Return the mask with the highest accuracy on all validation images, and that."""

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from lightning_slimga.graph.channel_graph import ChannelGraph, Layer
 from lightning_slimga.graph.slots import Slot, tensor_at
@@ -38,6 +39,34 @@ def channel_scores(model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]
     return scores
 
 
+def channel_effects(model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]) -> Scores:
+    """How much each channel does to what reads it: its score times the weights that read it.
+
+        effect_c = score_c · (Σ_readers ‖W_reader[:, c]‖²)^½
+
+    The mean |γ| alone says little about a network that was trained without a penalty: multiplying
+    γ and β of a channel under ReLU by a positive number, and dividing the weights that read it by
+    the same number, changes |γ| and nothing else. The product does not change. Ours.
+
+    A layer that nothing reads but the network's output keeps its scores.
+
+    Args:
+        model: the network with its present weights, full size.
+        graph: its channels.
+        slots: its tensors.
+
+    Returns:
+        Effects, not negative, shape (num_channels,).
+    """
+    weights = _Weights(model, graph, slots)
+    effects = channel_scores(model, graph, slots)
+    for layer in graph.layers:
+        norms = weights.slice_norms(layer, reading=True)
+        if norms.any():
+            effects[layer.slice] *= norms
+    return effects
+
+
 class _Weights:
     """The weights of a network, gathered by channel."""
 
@@ -55,15 +84,21 @@ class _Weights:
             self._add(times, layer, (name, 0), np.ones_like(gamma))
         return total / np.maximum(times, 1)
 
-    def slice_norms(self, layer: Layer) -> Scores:
+    def slice_norms(self, layer: Layer, *, reading: bool = False) -> Scores:
+        """Norm of each channel's slices in the weights that write it, or in those that read it."""
         total = np.zeros(layer.num_channels)
         for name, dim in layer.tensors:
             slot = self.slots[name]
-            if slot.is_parameter and slot.tensor.dim() > 1 and dim == 0:
-                energy = self._tensor(name).pow(2).flatten(1).sum(1).cpu().numpy()
-                self._add(total, layer, (name, dim), energy)
+            if slot.is_parameter and slot.tensor.dim() > 1 and dim == self._axis(slot, reading):
+                energy = self._tensor(name).pow(2).transpose(0, dim).flatten(1).sum(1)
+                self._add(total, layer, (name, dim), energy.cpu().numpy())
         norms: Scores = np.sqrt(total)
         return norms
+
+    def _axis(self, slot: Slot, reading: bool) -> int:
+        """Weights are (outputs, inputs, ...), those of transposed convolutions the other way."""
+        module = self.model.get_submodule(slot.places[0][0])
+        return int(reading) ^ isinstance(module, _ConvTransposeNd)
 
     def _tensor(self, name: str) -> torch.Tensor:
         tensor = tensor_at(self.model, self.slots[name].places[0])

@@ -22,7 +22,7 @@ from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof
 from lightning_slimga.report.inspection import describe, inspect
-from lightning_slimga.scores import channel_scores
+from lightning_slimga.scores import channel_effects, channel_scores
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 from lightning_slimga.transaction import Transaction
 
@@ -145,6 +145,10 @@ class ChannelSurgery:
         """
         return channel_scores(self.model, self._graph, self._slots)
 
+    def effects(self) -> npt.NDArray[np.float64]:
+        """The scores times the norm of the weights that read each channel, (num_channels,)."""
+        return channel_effects(self.model, self._graph, self._slots)
+
     @contextmanager
     def masked(self, keep: Any) -> Iterator[None]:
         """Let the full-size model compute what the shrunk one computes; restored bit for bit."""
@@ -244,6 +248,9 @@ class ChannelSurgery:
                 "in training mode the example inputs could not be run, so what only training uses"
                 f" was not seen ({self._analysis.training_error})"
             )
+        if trace.uncounted:
+            ops = ", ".join(name.replace("::", ".") for name in sorted(trace.uncounted))
+            notes.append(f"MACs leave out {ops}, which torch's counter has no formula for")
         prunable = {self._slots[tensor].places[0][0] for tensor, _ in self._graph.bits}
         for name, module in self.model.named_modules():
             why = why_whole(module) if isinstance(module, nn.MultiheadAttention) else None

@@ -98,6 +98,7 @@ class Survey:
                 budgets_for(settings.budget, surgery.cost, full, self.samples),
                 min_channels=settings.min_channels,
                 round_to=settings.round_to,
+                effects=surgery.effects(),
             )
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error

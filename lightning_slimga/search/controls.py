@@ -15,7 +15,7 @@ from lightning_slimga.search.widths import BoolArray
 
 
 class RandomSearch(AskTellSearch):
-    """Random widths under budget, in each layer the channels with the highest scores.
+    """Random widths under budget, in each layer the channels with the highest effects or scores.
 
     Takes the arguments of `AskTellSearch`.
     """
@@ -28,7 +28,7 @@ class RandomSearch(AskTellSearch):
         return self._variation(boldness)
 
     def _variation(self, boldness: float) -> BoolArray:
-        return random_masks(self.space, self.space.scores, self._rng, self.population_size)
+        return random_masks(self.space, self.space.effects, self._rng, self.population_size)
 
 
 class HillClimbing(AskTellSearch):

@@ -6,11 +6,11 @@ ours, an estimation-of-distribution step:
     f_i(0)   = (r_i + R_i) / 2
     f_i(t+1) = f_i(t) + rate · (e_i(t) − p_i(t))
 
-r_i and R_i, in (0, 1], are the rank of the score (|γ|) of channel i within its layer and among all
-channels, divided by the number of channels ranked; e_i is the share of the elite that keeps channel
-i, p_i the share of all candidates at hand that do. A channel rises when the good candidates keep it
-more often than the others do. Comparing with p_i matters: e_i alone would reward whatever the
-factor itself has put into every candidate.
+r_i and R_i, in (0, 1], are the rank of the effect of channel i (|γ|, or what the search space was
+given beside it) within its layer and among all channels, divided by the number of channels ranked;
+e_i is the share of the elite that keeps channel i, p_i the share of all candidates at hand that do.
+A channel rises when the good candidates keep it more often than the others do. Comparing with p_i
+matters: e_i alone would reward whatever the factor itself has put into every candidate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EvaluationFactor:
     """The factor of every channel.
 
     Args:
-        space: gives the layers and scores.
+        space: gives the layers and effects.
         rate: how fast the factor follows the elite, not negative; 0 keeps the start values.
 
     Attributes:
@@ -33,8 +33,8 @@ class EvaluationFactor:
     """
 
     def __init__(self, space: SearchSpace, *, rate: float) -> None:
-        within = _ranks(space.scores, space.layer_ids)
-        overall = _ranks(space.scores, np.zeros_like(space.layer_ids))
+        within = _ranks(space.effects, space.layer_ids)
+        overall = _ranks(space.effects, np.zeros_like(space.layer_ids))
         self.rate = rate
         self.values: FloatArray = (within + overall) / 2
 

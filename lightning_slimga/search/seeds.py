@@ -16,13 +16,25 @@ def rankings(space: SearchSpace) -> dict[str, BoolArray]:
     - gamma_threshold: the highest scores anywhere in the network (network slimming).
     - gamma_per_cost: the highest scores divided by the cost that removing the channel saves.
     - uniform: the same share of every layer, highest scores first.
+    - effect_threshold, effect_per_cost, effect_uniform: the same by the effects of the space,
+      where it has been given any.
     """
-    everything = np.ones((1, space.num_channels), dtype=np.bool_)
-    return {
+    seeds = {
         "gamma_threshold": _highest(space, space.scores),
         "gamma_per_cost": _highest(space, space.scores / _saving(space)[space.layer_ids]),
-        "uniform": space.repair(everything, space.scores)[0],
+        "uniform": _uniform(space, space.scores),
     }
+    if space.effects is not space.scores:
+        seeds["effect_threshold"] = _highest(space, space.effects)
+        seeds["effect_per_cost"] = _highest(space, space.effects / _saving(space)[space.layer_ids])
+        seeds["effect_uniform"] = _uniform(space, space.effects)
+    return seeds
+
+
+def _uniform(space: SearchSpace, ranking: FloatArray) -> BoolArray:
+    everything = np.ones((1, space.num_channels), dtype=np.bool_)
+    mask: BoolArray = space.repair(everything, ranking)[0]
+    return mask
 
 
 def random_widths(space: SearchSpace, rng: np.random.Generator, count: int) -> FloatArray:

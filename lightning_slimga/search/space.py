@@ -33,11 +33,14 @@ class SearchSpace:
     Args:
         layers: (name, slice) of each layer; the slices follow each other and cover the mask.
         scores: importance of each channel, for instance |γ|; finite, not negative, shape (C,).
+            The seeds and the controls rank by them.
         budgets: limits that a mask has to meet, all of them; empty means no limit.
         min_channels: fewest channels each layer keeps, or a mapping from layer names to that
             number (1 for layers it does not name). Clipped to the size of the layer.
         round_to: a layer keeps a multiple of this many channels, or all. A layer smaller than
             this stays whole.
+        effects: how much each channel does to what comes after it, in the form of the scores. The
+            evaluation factor starts from them, and they give seeds of their own. None: the scores.
 
     Raises:
         ValueError: an argument does not fit, or a budget cannot be met by any mask.
@@ -51,10 +54,14 @@ class SearchSpace:
         *,
         min_channels: int | Mapping[str, int] = 1,
         round_to: int = 1,
+        effects: FloatArray | None = None,
     ) -> None:
         self.names = tuple(name for name, _ in layers)
         size = _sizes(layers)
-        self.scores = _checked_scores(scores, int(size.sum()))
+        self.scores = _checked("scores", scores, int(size.sum()))
+        self.effects = self.scores
+        if effects is not None:
+            self.effects = _checked("effects", effects, int(size.sum()))
         self.budgets = tuple(budgets)
         if round_to < 1:
             raise ValueError(f"Expected argument `round_to` to be at least 1, but got {round_to}.")
@@ -169,20 +176,20 @@ def _sizes(layers: Sequence[tuple[str, slice]]) -> IntArray:
     return np.array([part.stop - part.start for _, part in layers], dtype=np.int64)
 
 
-def _checked_scores(scores: FloatArray, num_channels: int) -> FloatArray:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.shape != (num_channels,):
+def _checked(argument: str, values: FloatArray, num_channels: int) -> FloatArray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != (num_channels,):
         raise ValueError(
-            f"Expected argument `scores` to have shape ({num_channels},), one per channel of the "
-            f"layers, but got {scores.shape}."
+            f"Expected argument `{argument}` to have shape ({num_channels},), one per channel of "
+            f"the layers, but got {values.shape}."
         )
-    if not np.isfinite(scores).all() or (scores < 0).any():
+    if not np.isfinite(values).all() or (values < 0).any():
         raise ValueError(
-            "Expected argument `scores` to be finite and not negative, but got "
-            f"{int((~np.isfinite(scores) | (scores < 0)).sum())} other values. "
+            f"Expected argument `{argument}` to be finite and not negative, but got "
+            f"{int((~np.isfinite(values) | (values < 0)).sum())} other values. "
             "Has training diverged?"
         )
-    return scores
+    return values
 
 
 def _fewest(names: Sequence[str], min_channels: int | Mapping[str, int]) -> IntArray:

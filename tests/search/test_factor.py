@@ -38,3 +38,9 @@ def test_order_within_a_layer_starts_as_that_of_the_scores():
     values = EvaluationFactor(SearchSpace(layers_of((10, 20)), scores, []), rate=0.1).values
     for part in (slice(0, 10), slice(10, 30)):
         assert np.array_equal(np.argsort(values[part]), np.argsort(scores[part]))
+
+
+def test_starts_from_the_effects_where_the_space_has_them():
+    scores, effects = np.arange(4.0), np.array([3.0, 1.0, 2.0, 0.0])
+    space = SearchSpace(layers_of((4,)), scores, [], effects=effects)
+    assert EvaluationFactor(space, rate=0.0).values.tolist() == [1.0, 0.5, 0.75, 0.25]

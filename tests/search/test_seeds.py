@@ -18,6 +18,23 @@ def test_threshold_keeps_the_highest_scores_of_the_network():
     assert rankings(space)["gamma_threshold"].tolist() == (scores >= 7).tolist()
 
 
+def test_effects_give_seeds_of_their_own():
+    scores = np.array([9.0, 1.0, 8.0, 2.0, 7.0, 3.0])
+    budgets = [Budget("n", 3, weighted([1, 1]))]
+    space = SearchSpace(layers_of((3, 3)), scores, budgets, effects=10 - scores)
+    by_scores = rankings(SearchSpace(layers_of((3, 3)), scores, budgets))
+    by_effects = rankings(SearchSpace(layers_of((3, 3)), 10 - scores, budgets))
+    expected = by_scores | {
+        "effect_threshold": by_effects["gamma_threshold"],
+        "effect_per_cost": by_effects["gamma_per_cost"],
+        "effect_uniform": by_effects["uniform"],
+    }
+    found = rankings(space)
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    assert not np.array_equal(found["effect_threshold"], found["gamma_threshold"])
+
+
 def test_per_cost_divides_by_what_a_channel_saves():
     scores = np.array([4.0, 4.1, 4.2, 1.0, 1.1, 1.2])
     space = SearchSpace(layers_of((3, 3)), scores, [Budget("n", 14, weighted([10, 1]))])

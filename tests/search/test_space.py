@@ -77,6 +77,8 @@ def test_impossible_budget_names_the_smallest_reachable_cost():
         ({"scores": np.ones(7)}, r"`scores` to have shape \(8,\)"),
         ({"scores": np.full(8, np.nan)}, "`scores` to be finite and not negative"),
         ({"scores": np.full(8, -1.0)}, "`scores` to be finite and not negative"),
+        ({"effects": np.ones(7)}, r"`effects` to have shape \(8,\)"),
+        ({"effects": np.full(8, np.inf)}, "`effects` to be finite and not negative"),
         ({"round_to": 0}, "`round_to` to be at least 1, but got 0"),
         ({"min_channels": 0}, "`min_channels` to be at least 1, but got 0"),
         ({"min_channels": {"nope": 2}}, re.escape("among ['l0', 'l1'], but got ['nope']")),
