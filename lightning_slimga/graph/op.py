@@ -85,6 +85,11 @@ class Op:
         if slot is not None and not slot.is_parameter:
             self.trace.contracted_buffers.add(slot.name)
 
+    def is_weight(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter of two dimensions or more: what contractions read."""
+        slot = self.trace.slot_of(tensor)
+        return slot is not None and slot.is_parameter and tensor.dim() > 1
+
     def divides_by(self, tensor: Tensor) -> None:
         """Say that a tensor is divided by its own norm: masking must not zero it."""
         slot = self.trace.slot_of(tensor)
@@ -107,6 +112,7 @@ class Op:
         so that the two agree on every device.
         """
         if self.func.overloadpacket not in flop_registry:
+            self.trace.uncounted.add(self.name)
             return
         constant, factors = 1, []
         for size in sizes:

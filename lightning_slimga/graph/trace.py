@@ -57,6 +57,7 @@ class Trace:
     divisors: set[str] = field(default_factory=set)
     approximate: bool = False
     approximations: dict[str, LabelArray] = field(default_factory=dict)
+    uncounted: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._slots_by_id = {id(slot.tensor): slot for slot in self.slots.values()}

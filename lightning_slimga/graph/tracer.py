@@ -128,6 +128,8 @@ class Tracer(TorchDispatchMode):
         if rule is None and torch.Tag.pointwise in op.func.tags:
             rule = find_rule("aten::pointwise")
         if rule is None:
+            if any(op.is_weight(t) for t in tensors_in(op.arguments)):
+                self.trace.uncounted.add(op.name)
             if any(dim is not None for labels in inputs for dim in labels):
                 for labels in inputs:
                     self.trace.store.freeze_all(labels, f"{op.where} has no rule")

@@ -33,3 +33,18 @@ def test_a_cause_met_at_several_places_is_one_reason() -> None:
         ("window", ["0", "1"]),
         ("output", ["fc"]),
     ]
+
+
+def test_macs_that_are_not_counted_are_named() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = nn.Linear(4, 6)
+            self.rnn = nn.LSTM(6, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.rnn(self.read(x))[0]
+
+    (note,) = ChannelSurgery(Recurrent(), torch.randn(3, 2, 4)).notes
+    kernel = r"aten\.(lstm|mkldnn_rnn_layer)"  # which of them is torch's choice
+    assert re.fullmatch(f"MACs leave out {kernel}, which torch's counter has no formula for", note)
