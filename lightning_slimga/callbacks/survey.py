@@ -76,6 +76,8 @@ class Survey:
             allow_approximate=settings.allow_approximate,
             ignore=settings.ignore,
             only_scaled=settings.only_scaled,
+            min_channels=settings.min_channels,
+            round_to=settings.round_to,
         )
 
     def space(self) -> SearchSpace:
