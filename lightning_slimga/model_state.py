@@ -22,6 +22,9 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
     torch's random number generators. Parameters keep their identity; their *values* are not
     copied, because nothing in a forward pass changes them.
 
+    Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone: the others may run the
+    module another number of times, or not at all.
+
     Args:
         model: the module whose state is kept.
         device: where the model lives, for its random number generator; ``None`` looks at the
@@ -31,6 +34,7 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     gradients = [(p, p.grad) for p in model.parameters()]
     snapshots = [_Snapshot(module) for module in model.modules()]
+    _leave_process_groups(model)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
@@ -40,6 +44,14 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
                 snapshot.restore()
             for parameter, gradient in gradients:
                 parameter.grad = gradient
+
+
+def _leave_process_groups(model: nn.Module) -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for module in model.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                # `get_world_size` of a group that one is no member of is -1: nothing to wait for.
+                module.process_group = torch.distributed.GroupMember.NON_GROUP_MEMBER
 
 
 class _Snapshot:

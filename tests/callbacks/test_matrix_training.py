@@ -13,7 +13,16 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from lightning_slimga import SparsityCallback
-from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, data, fitted, prune, widths
+from tests.callbacks.small_fit import (
+    WIDTHS,
+    Net,
+    assert_equal,
+    assert_pruned,
+    data,
+    fitted,
+    prune,
+    widths,
+)
 
 
 class With(Net):
@@ -241,3 +250,20 @@ def test_channels_last() -> None:
     fit, module = fitted(ChannelsLast(), prune())
     assert_pruned(fit, module)
     assert module.body[3].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_synchronized_batch_norm() -> None:
+    """Alone it computes what batch norm does; two processes are in `tests/distributed`."""
+
+    class Synchronized(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.SyncBatchNorm.convert_sync_batchnorm(self.body)
+
+    callback, plain_callback = prune(), prune()
+    fit, module = fitted(Synchronized(), SparsityCallback(0.1), callback)
+    _, plain = fitted(Net(), SparsityCallback(0.1), plain_callback)
+    assert_pruned(fit, module)
+    assert isinstance(module.body[1], nn.SyncBatchNorm)
+    assert callback.plan.to_json() == plain_callback.plan.to_json()
+    assert_equal(module, plain)

@@ -14,11 +14,15 @@ import sys
 import time
 import warnings
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback
@@ -44,10 +48,11 @@ class Net(pl.LightningModule):
     Args:
         frozen: batch norm uses and keeps its running statistics also in training, so that the
             gradient of a batch is the mean of the gradients of its parts.
+        in_order: of two processes, rank r takes images r, r + 2, ...; else as Lightning shards.
         batch_size: per process.
     """
 
-    def __init__(self, *, frozen: bool, batch_size: int) -> None:
+    def __init__(self, *, frozen: bool, in_order: bool, batch_size: int) -> None:
         super().__init__()
         torch.manual_seed(1)
         self.body = nn.Sequential(
@@ -59,7 +64,7 @@ class Net(pl.LightningModule):
             nn.ReLU(),
         )
         self.head = nn.Linear(24, 4)
-        self.frozen, self.batch_size = frozen, batch_size
+        self.frozen, self.in_order, self.batch_size = frozen, in_order, batch_size
         self.train()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> Net:
@@ -88,9 +93,8 @@ class Net(pl.LightningModule):
         return self.loader(images(32, 1))
 
     def loader(self, data: TensorDataset) -> Any:
-        """With `frozen` in order, rank r of 2 taking r, r + 2, ...; else as Lightning shards it."""
         sampler = None
-        if self.frozen and self.trainer.world_size > 1:
+        if self.in_order and self.trainer.world_size > 1:
             sampler = DistributedSampler(data, shuffle=False)
         return DataLoader(data, batch_size=self.batch_size, sampler=sampler)
 
@@ -108,6 +112,7 @@ class Watch(pl.Callback):
         self.seen["statistics"] = [norm.running_mean.tolist(), norm.running_var.tolist()]
         conv = pl_module.body[0]
         self.seen["conv"] = [conv.weight.tolist(), conv.bias.tolist()]
+        self.seen["norm"] = type(norm).__name__
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if "surgery" in self.seen:
@@ -140,9 +145,10 @@ def state_hashes(module: nn.Module) -> dict[str, str]:
 
 def fit(name: str, *, processes: int) -> dict[str, Any]:
     """Run one of the fits, and return what this rank has seen of it."""
-    frozen = name == "frozen"
+    frozen, in_order = name == "frozen", name in ("frozen", "synchronized")
     network = Failing if name == "failing" else Net
-    module = network(frozen=frozen, batch_size=GLOBAL_BATCH // processes)
+    batch_size = GLOBAL_BATCH // processes
+    module = network(frozen=frozen, in_order=in_order, batch_size=batch_size)
     prune = GeneticPruneCallback(
         "val_loss",
         mode="min",
@@ -169,7 +175,8 @@ def fit(name: str, *, processes: int) -> dict[str, Any]:
         enable_checkpointing=bool(folder),
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=not frozen,
+        use_distributed_sampler=not in_order,
+        sync_batchnorm=name == "synchronized",
     )
     trainer.fit(module, ckpt_path="last" if folder else None)
     seen = watch.seen
@@ -211,6 +218,34 @@ def clocks(name: str, *, processes: int) -> dict[str, Any]:
         GeneticSearch.seconds = seconds  # type: ignore[method-assign]
 
 
+def synchronized(name: str, *, processes: int) -> dict[str, Any]:
+    """A fit with SyncBatchNorm, which torch refuses to wrap and to train on CPUs."""
+    with (
+        patch.object(nn.SyncBatchNorm, "forward", forward_on_cpu),
+        patch.object(DistributedDataParallel, "_passing_sync_batchnorm_handle"),
+    ):
+        return fit(name, processes=processes)
+
+
+def forward_on_cpu(self: nn.SyncBatchNorm, x: Tensor) -> Tensor:
+    """What SyncBatchNorm computes, written with collectives that gloo has; all batches as large."""
+    group = self.process_group or torch.distributed.group.WORLD
+    ranks = torch.distributed.get_world_size(group)
+    if not (self.training and ranks > 1):
+        return BatchNorm.forward(self, x)
+    count = ranks * x.numel() // x.shape[1]
+    mean = all_reduce(x.sum((0, 2, 3)), group=group) / count
+    centred = x - mean.view(1, -1, 1, 1)
+    variance = all_reduce(centred.square().sum((0, 2, 3)), group=group) / count
+    with torch.no_grad():
+        self.num_batches_tracked += 1
+        share = self.momentum or 1 / int(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance * count / (count - 1), share)
+    scale = self.weight / (variance + self.eps).sqrt()
+    return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
 class Failing(Net):
     """Raises while a candidate is judged, on one rank, or receives a signal there."""
 
@@ -228,7 +263,14 @@ class Failing(Net):
         self.log("val_loss", loss, sync_dist="SYNC" in os.environ)
 
 
-FITS = {"norm": fit, "failing": fit, "frozen": fit, "clocks": clocks, "disagreeing": disagreeing}
+FITS = {
+    "norm": fit,
+    "failing": fit,
+    "frozen": fit,
+    "synchronized": synchronized,
+    "clocks": clocks,
+    "disagreeing": disagreeing,
+}
 
 
 def gathered(value: Any) -> list[Any]:

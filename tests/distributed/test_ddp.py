@@ -15,7 +15,10 @@ from torch.utils.data import DistributedSampler
 from tests.distributed.fits import GLOBAL_BATCH, NUM_IMAGES, fit, images
 from tests.distributed.launching import LAUNCHERS, launch, results
 
-NAMES = {"script": ("norm", "frozen", "clocks", "disagreeing"), "torchrun": ("norm",)}
+NAMES = {
+    "script": ("norm", "frozen", "synchronized", "clocks", "disagreeing"),
+    "torchrun": ("norm",),
+}
 BATCH = GLOBAL_BATCH // 2
 
 
@@ -69,9 +72,12 @@ def test_statistics_are_the_mean_over_the_ranks(launcher: str, ranks: Ranks) -> 
 
 @pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")
 @pytest.mark.filterwarnings("ignore:.*has not moved toward zero")
-def test_two_processes_equal_one_with_the_same_global_batch(ranks: Ranks) -> None:
+@pytest.mark.parametrize("name", ["frozen", "synchronized"])
+def test_two_processes_equal_one_with_the_same_global_batch(name: str, ranks: Ranks) -> None:
     """With statistics that do not depend on how a batch is divided, and a metric that is a mean."""
-    two, one = ranks("script", "frozen")[0], fit("frozen", processes=1)
+    (two, other), one = ranks("script", name), fit(name, processes=1)
+    assert two["norm"] == ("BatchNorm2d" if name == "frozen" else "SyncBatchNorm")
+    assert two["weights"] == other["weights"]
     assert one["plan"] == two["plan"]
     assert one["surgery"]["shapes"] == two["surgery"]["shapes"]
     assert len(one["history"]) == len(two["history"]) == 3
