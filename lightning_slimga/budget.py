@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,12 @@ def check_budget(budget: Any) -> dict[str, int | float]:
 
 
 def budgets_for(
-    budget: Mapping[str, int | float], cost: Cost, counts: npt.NDArray[np.int64], samples: int
+    budget: Mapping[str, int | float],
+    cost: Cost,
+    counts: npt.NDArray[np.int64],
+    samples: int,
+    *,
+    dense: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Budget]:
     """The limits of one network.
 
@@ -69,6 +75,7 @@ def budgets_for(
         cost: the network's cost on its example inputs.
         counts: channels of the full network, shape (layers,).
         samples: samples in the example inputs; absolute MACs are per sample.
+        dense: what fractions refer to, by name; the full network's cost where it is missing.
 
     Returns:
         Limits for a :class:`~lightning_slimga.search.SearchSpace`, in the unit that the user
@@ -80,6 +87,6 @@ def budgets_for(
     }
     limits = []
     for name, limit in budget.items():
-        full = float(formulas[name](counts[None])[0])
+        full = dense.get(name, float(formulas[name](counts[None])[0]))
         limits.append(Budget(name, limit * full if limit <= 1 else float(limit), formulas[name]))
     return limits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +42,11 @@ def read_plans(checkpoint: Mapping[str, Any]) -> list[PruningPlan]:
     """The plans that shrank a checkpoint's model, oldest first; empty for a full-size one."""
     stored = checkpoint.get(PLANS_KEY, {"plans": []})
     return [PruningPlan.from_state_dict(plan) for plan in stored["plans"]]
+
+
+def composed(plans: Sequence[PruningPlan]) -> PruningPlan | None:
+    """One plan that does what several do one after the other; None for none."""
+    return reduce(PruningPlan.then, plans) if plans else None
 
 
 def apply_plans(model: nn.Module, plans: list[PruningPlan]) -> None:

@@ -96,6 +96,17 @@ def test_the_command_line_changes_the_budget_of_the_file(tmp_path: Path) -> None
     assert prune.settings.budget == {"params": 900}
 
 
+def test_several_rounds(tmp_path: Path) -> None:
+    text = YAML.replace("budget: {macs: 0.5}", "budget: [{macs: 0.8}, {params: 0.5}]")
+    text = text.replace("prune_epoch: 1", "prune_epochs: [1, 2]").replace("epochs: 2", "epochs: 3")
+    found = cli(config(tmp_path, text), run=True)
+    _, prune = both(found)
+    assert len(prune.plans) == 2
+    full, kept = prune.plan.summary["params"]
+    assert kept <= 0.5 * full
+    assert found.model.head.in_features == found.model.body[3].out_channels
+
+
 def test_the_command_line_alone() -> None:
     sparsity, prune = both(cli(*ADDED))
     assert sparsity.strength == 0.01
@@ -132,7 +143,7 @@ def test_help_has_a_line_and_a_type_for_each_argument(capsys: pytest.CaptureFixt
     for part in (
         "name of the metric that judges candidates",
         "(required, type: Literal['min', 'max'])",
-        "dict[str, int | float])",
+        "dict[str, int | float] | list[dict[str, int | float]])",
         "layers keep a multiple of so many channels",
         "default: 24)",
     ):

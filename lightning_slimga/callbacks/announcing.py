@@ -18,6 +18,7 @@ from lightning_slimga.search import GeneticSearch
 
 if TYPE_CHECKING:
     from lightning_slimga.callbacks.pruning_run import PruningRun
+    from lightning_slimga.callbacks.rounds import Round
     from lightning_slimga.callbacks.settings import SearchSettings
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -29,13 +30,16 @@ class Announcer:
     Args:
         trainer: the Trainer.
         settings: the run's settings.
+        this_round: which round of the fit it is.
     """
 
-    def __init__(self, trainer: pl.Trainer, settings: SearchSettings) -> None:
+    def __init__(self, trainer: pl.Trainer, settings: SearchSettings, this_round: Round) -> None:
         self.trainer = trainer
         self.settings = settings
+        self.round = this_round
         # All ranks have to ask for the folder together, and one of them may fail in `finish`.
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "pruning_report"
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        self._folder /= f"pruning_report{this_round.suffix}"
         self.report: PruningReport | None = None
         self._last_line = 0.0
         self._generations_told = 0
@@ -81,7 +85,7 @@ class Announcer:
             mode=self.settings.mode,
             budget={name: float(limit) for name, limit in self.settings.budget.items()},
             layers=_layer_rows(run),
-            macs=tuple(m // run.samples for m in run.result.plan.summary["macs"]),
+            macs=tuple(run.result.plan.summary["macs"]),
             params=tuple(run.result.plan.summary["params"]),
             history=run.result.history,
             seeds=run.result.seeds,
@@ -113,7 +117,7 @@ class Announcer:
         names = ("best", "mean", "std", "evaluations")
         values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
         for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=int(entry["generation"]))
+            logger.log_metrics(values, step=self.round.generations + int(entry["generation"]))
 
 
 def _latency(run: PruningRun) -> float | None:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_slimga.budget import check_budget
 from lightning_slimga.callbacks.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.internals import (
     OutOfTimeError,
@@ -21,13 +19,13 @@ from lightning_slimga.callbacks.internals import (
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.pruning_run import PruningRun
+from lightning_slimga.callbacks.rounds import Rounds
 from lightning_slimga.callbacks.search_file import remove_search_file
-from lightning_slimga.callbacks.settings import SearchSettings, expect, expect_whole
+from lightning_slimga.callbacks.settings import SearchSettings, expect
 from lightning_slimga.checkpoint import (
     apply_plans,
     plans_of,
     read_plans,
-    remember_plan,
     store_plans,
 )
 from lightning_slimga.optimizer_state import check_optimizers
@@ -52,7 +50,11 @@ class GeneticPruneCallback(pl.Callback):
         budget: what the network may cost: {"macs": 0.5} (a float in (0, 1] is a fraction of the
             full network), {"params": 200000} (a number above 1 is absolute; MACs are per sample),
             or several at once.
+            Several rounds need a list of such mappings, one for each; fractions always refer to the
+            network at the start of the fit.
         prune_epoch: complete epochs before the search, at least 1 and below `max_epochs`.
+        prune_epochs: in place of `prune_epoch`: complete epochs before each of several rounds of
+            search, surgery and fine-tuning, rising.
         population_size: individuals per generation, at least 2.
         generations: generations, the first one (with the seeds) included.
         max_evaluations: upper bound of validations, or None.
@@ -78,9 +80,7 @@ class GeneticPruneCallback(pl.Callback):
         report: write tables and plots to a folder beside the run's logs.
 
     Attributes:
-        plan: the PruningPlan that was applied, or None.
-        history: the generations, plain data.
-        timings: seconds by part of the search.
+        prune_epochs: complete epochs before each round; `prune_epoch` is the first of them.
     """
 
     def __init__(
@@ -88,8 +88,9 @@ class GeneticPruneCallback(pl.Callback):
         monitor: str,
         *,
         mode: Literal["min", "max"],
-        budget: dict[str, int | float],
-        prune_epoch: int,
+        budget: dict[str, int | float] | list[dict[str, int | float]],
+        prune_epoch: int | None = None,
+        prune_epochs: Sequence[int] | None = None,
         population_size: int = 24,
         generations: int = 9,
         max_evaluations: int | None = None,
@@ -110,14 +111,15 @@ class GeneticPruneCallback(pl.Callback):
         report: bool = True,
     ) -> None:
         super().__init__()
-        expect_whole("prune_epoch", prune_epoch, 1)
+        self._rounds = Rounds(prune_epoch, prune_epochs, budget)
         policies = get_args(RatePolicy)
         expect(finetune_lr in policies, "finetune_lr", f"one of {policies}", finetune_lr)
-        self.monitor, self.mode, self.prune_epoch = monitor, mode, prune_epoch
+        self.monitor, self.mode = monitor, mode
+        self.prune_epoch, self.prune_epochs = self._rounds.epochs[0], self._rounds.epochs
         self.settings = SearchSettings(
             monitor=monitor,
             mode=mode,
-            budget=check_budget(budget),
+            budget=self._rounds.budgets[0],
             population_size=population_size,
             generations=generations,
             max_evaluations=max_evaluations,
@@ -136,13 +138,29 @@ class GeneticPruneCallback(pl.Callback):
             seed=seed,
             report=report,
         )
-        self.plan: PruningPlan | None = None
-        self.history: list[dict[str, Any]] = []
-        self.timings: dict[str, float] = {}
         self._rate = FinetuneRate(finetune_lr)
-        self._finished = False
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
+
+    @property
+    def plan(self) -> PruningPlan | None:
+        """What rebuilds the small network from the full-size class; None as long as it is dense."""
+        return self._rounds.plan
+
+    @property
+    def plans(self) -> list[PruningPlan]:
+        """What each round of this fit has cut."""
+        return list(self._rounds.plans)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The generations, plain data; with several rounds each tells its `round`."""
+        return self._rounds.history
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds by part of the search."""
+        return self._rounds.timings
 
     @property
     def state_key(self) -> str:
@@ -156,18 +174,13 @@ class GeneticPruneCallback(pl.Callback):
             return
         refuse_unsupported_strategy(trainer)
         self._rate = FinetuneRate(self._rate.policy)
-        if not any(plan is self.plan for plan in plans_of(pl_module)):
-            self._finished, self.plan = False, None  # they are of another module's fit
-        last, trial = trainer.max_epochs, trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not trial and last is not None and last != -1 and self.prune_epoch >= last:
-            raise MisconfigurationException(
-                f"Expected argument `prune_epoch` to be below `max_epochs={last}`, so that epochs"
-                f" are left for fine-tuning, but got {self.prune_epoch}."
-            )
+        if not self._rounds.belong_to(pl_module):
+            self._rounds.begin_anew()
+        self._rounds.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse optimizers whose state cannot follow the surgery."""
-        if not self._finished:
+        if not self._rounds.finished:
             check_optimizers(trainer.optimizers)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -177,12 +190,12 @@ class GeneticPruneCallback(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Search and cut before the first batch after `prune_epoch` epochs.
+        """Search and cut before the first batch after so many epochs.
 
         The only moment at which the dense epoch's checkpoint is right and an interrupted search
         resumes exactly.
         """
-        if not (batch_idx or self._finished or trainer.current_epoch < self.prune_epoch):
+        if batch_idx == 0 and self._rounds.is_due(trainer.current_epoch):
             try:
                 self._prune(trainer, pl_module)
             except OutOfTimeError:
@@ -191,13 +204,20 @@ class GeneticPruneCallback(pl.Callback):
 
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with DeferredSignals() as signals:
-            run = PruningRun(trainer, pl_module, self.settings, self._search_state, signals)
-            self._run = run
+            run = PruningRun(
+                trainer,
+                pl_module,
+                self.settings,
+                self._rounds.current,
+                self._search_state,
+                signals,
+            )
+            self._run, complete = run, False
             try:
                 run.execute()
-                self._finished = True
+                complete = True
             finally:
-                self._take_over(run)
+                self._take_over(run, complete=complete)
             if run.result.plan is not None:
                 self._rate.after_surgery(trainer)
                 for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -205,31 +225,17 @@ class GeneticPruneCallback(pl.Callback):
                         callback.on_surgery(trainer, pl_module, run.result.plan)
                 run.report()
 
-    def _take_over(self, run: PruningRun) -> None:
-        """Keep what a run leaves behind, whether it has come to its end or not.
-
-        Once the network is small the plan belongs into every checkpoint, also when something
-        (a callback's `on_surgery`, say) fails after the cut.
-        """
-        self._search_state, self._run = run.search_state, None
-        if run.result.plan is not None:
-            self.plan = run.result.plan
-            remember_plan(run.module, run.result.plan)
-            self._finished = True
-        if self._finished:
-            self._search_state = None
-            self.history, self.timings = run.result.history, run.result.timings
+    def _take_over(self, run: PruningRun, *, complete: bool) -> None:
+        before = self._rounds.done
+        self._rounds.take_over(run.module, run.result, complete=complete)
+        ended = self._rounds.done > before
+        self._search_state, self._run = None if ended else run.search_state, None
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tidy up, and say so when the fit ended too early for a search."""
-        if self._finished:
+        if self._search_state is None:
             remove_search_file(trainer)
-        elif self._search_state is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            rank_zero_warn(
-                f"The fit ended after {trainer.current_epoch} epochs, before `prune_epoch="
-                f"{self.prune_epoch}`: nothing was pruned. `Trainer(min_epochs="
-                f"{self.prune_epoch + 1})` keeps early stopping from ending it before."
-            )
+            self._rounds.warn_of_early_end(trainer)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -244,35 +250,33 @@ class GeneticPruneCallback(pl.Callback):
             remove_checkpoint_hooks(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain data: whether the search is done, its history, and where it stands."""
+        """Plain data: which rounds are done, and where the search stands."""
         return {
-            "finished": self._finished,
-            "history": self.history,
-            "timings": self.timings,
+            "rounds": self._rounds.state_dict(),
             "search": self._run.search_state if self._run else self._search_state,
             "rate": self._rate.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint stands."""
-        self._finished = state_dict["finished"]
-        self.history, self.timings = state_dict["history"], state_dict["timings"]
+        self._rounds.load_state_dict(state_dict["rounds"])
         self._search_state = state_dict["search"]
         self._rate.load_state_dict(state_dict["rate"])
 
     def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Bring a full-size module to the checkpoint's size before its weights are loaded."""
         plans = read_plans(checkpoint)
+        if len(plans) < len(plans_of(pl_module)):
+            kind = "one of an earlier round" if plans else "a full-size one"
+            raise ValueError(
+                f"The checkpoint is {kind}, but this {type(pl_module).__name__} has been pruned."
+                " Load it into a freshly built module."
+            )
         if plans:
             for model in (pl_module, *averaged_models(pl_module.trainer)):
                 apply_plans(model, plans)
-            self.plan = plans[-1]
+            self._rounds.shrunk_by(plans)
             rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
-        elif plans_of(pl_module):
-            raise ValueError(
-                f"The checkpoint is a full-size one, but this {type(pl_module).__name__} has been"
-                " pruned. Load it into a freshly built module."
-            )
 
     def _add_plans(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the plans in every checkpoint, also in one with weights only.

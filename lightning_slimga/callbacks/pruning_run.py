@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,6 +23,7 @@ from lightning_slimga.callbacks.internals import (
     union_over_ranks,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
+from lightning_slimga.callbacks.rounds import Round
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.callbacks.survey import Survey
@@ -36,6 +38,7 @@ class PruningRun:
         trainer: the Trainer, inside ``fit``.
         pl_module: its LightningModule, full size.
         settings: the callback's arguments.
+        this_round: which round of the fit this is, and what the network may cost after it.
         state: what `search_state` was when a search was interrupted, or None.
         signals: signals that wait; they are delivered between validation batches, or with several
             processes between candidates.
@@ -50,18 +53,20 @@ class PruningRun:
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         settings: SearchSettings,
+        this_round: Round,
         state: dict[str, Any] | None,
         signals: DeferredSignals,
     ) -> None:
         self.trainer = trainer
         self.module = pl_module
-        self.settings = settings
+        self.settings = replace(settings, budget=this_round.budget)
+        self.round = this_round
         self.result = PruningResult()
         self.full_state = _own_state(pl_module)
-        self._file = SearchFile(trainer, pl_module, repr(settings))
+        self._file = SearchFile(trainer, pl_module, f"{self.settings} {this_round.dense}")
         self._state, self._signals = state, signals
         self._search: GeneticSearch | None = None
-        self._announcer = Announcer(trainer, settings)
+        self._announcer = Announcer(trainer, self.settings, this_round)
 
     @property
     def search_state(self) -> dict[str, Any] | None:
@@ -125,7 +130,7 @@ class PruningRun:
             result=self.result,
             between_batches=self._between_batches,
         )
-        return survey.space()
+        return survey.space(self.round.dense)
 
     def _make_search(self, space: SearchSpace) -> GeneticSearch:
         settings = self.settings
@@ -211,7 +216,8 @@ class PruningRun:
         plan = self.surgery.apply(mask, optimizers=trainer.optimizers)
         for model in averaged:
             plan.apply(model)
-        self.result.plan = plan
+        macs = [macs // self.samples for macs in plan.summary["macs"]]
+        self.result.plan = replace(plan, summary={**plan.summary, "macs": macs})
         self._candidates.recalibrate()
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:

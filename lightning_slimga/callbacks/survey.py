@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import lightning.pytorch as pl
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -80,8 +82,12 @@ class Survey:
             round_to=settings.round_to,
         )
 
-    def space(self) -> SearchSpace:
+    def space(self, dense: Mapping[str, float]) -> SearchSpace:
         """Return what may be searched.
+
+        Args:
+            dense: costs that fractions of a budget refer to, by its name; those of the network as
+                it is where they are missing.
 
         Raises:
             MisconfigurationException: when nothing can be removed, or no mask meets the budget.
@@ -97,7 +103,7 @@ class Survey:
             return SearchSpace(
                 [(layer.name, layer.slice) for layer in surgery.layers],
                 surgery.scores(),
-                budgets_for(settings.budget, surgery.cost, full, self.samples),
+                budgets_for(settings.budget, surgery.cost, full, self.samples, dense=dense),
                 min_channels=settings.min_channels,
                 round_to=settings.round_to,
                 effects=surgery.effects(),

@@ -92,6 +92,29 @@ def test_the_rate_that_is_used(schedule: str) -> None:
         assert kept == pytest.approx([0.1 * 0.5 ** (k // BATCHES) for k in range(20)], rel=1e-3)
 
 
+def test_several_surgeries() -> None:
+    """ "rewarm" rises after each, "restart" begins again after each."""
+    rates = {}
+    for policy in ("keep", "rewarm", "restart"):
+        module = Steps("epoch")
+        callback = prune(
+            prune_epoch=None,
+            prune_epochs=[1, 3],
+            budget=[{"macs": 0.7}, {"macs": 0.4}],
+            finetune_lr=policy,
+        )
+        fitted(module, callback, max_epochs=EPOCHS)
+        rates[policy] = module.rates
+    kept = [0.1 * 0.5**epoch for epoch in range(5) for _ in range(BATCHES)]
+    assert rates["keep"] == pytest.approx(kept, rel=1e-3)
+    rising = [(k + 1) / BATCHES for k in range(BATCHES)]
+    share = [1.0] * BATCHES + rising + [1.0] * BATCHES + rising + [1.0] * BATCHES
+    warmed = [rate * part for rate, part in zip(kept, share, strict=True)]
+    assert rates["rewarm"] == pytest.approx(warmed, rel=1e-3)
+    again = [kept[BATCHES * epoch + k] for epoch in (0, 0, 1, 0, 1) for k in range(BATCHES)]
+    assert rates["restart"] == pytest.approx(again, rel=1e-3)
+
+
 def test_a_schedule_by_steps_that_cycles_the_momentum_too() -> None:
     class Shown(Steps):
         def on_train_batch_start(self, *_: Any) -> None:

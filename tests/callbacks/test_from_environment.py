@@ -49,7 +49,7 @@ def test_a_trainer_gets_what_the_variable_names(monkeypatch: pytest.MonkeyPatch)
         ('{"slim": {}}', "the keys are 'sparsity', 'prune'"),
         ('{"sparsity": 3}', "arguments must be an object, not 3"),
         ('{"sparsity": {"strenght": 3}}', "unexpected keyword argument 'strenght'"),
-        ('{"prune": {"monitor": "a"}}', "missing 3 required keyword-only arguments"),
+        ('{"prune": {"monitor": "a"}}', "missing 2 required keyword-only arguments"),
         (json.dumps({"prune": {**PRUNE, "round_to": 0}}), "`round_to` to be a whole number"),
     ],
 )
