@@ -108,7 +108,7 @@ class Watch(TorchDispatchMode):
             record = self._records[len(self.digests)]
             self._parted = record.name != func._schema.name
         if not self._parted:
-            self.digests.append(self._digests(record, list(tensors_in(out))))
+            self.digests.append(self._digests(record, tensors_in(out)))
         return out
 
     @property

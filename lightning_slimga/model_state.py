@@ -60,18 +60,15 @@ class _Snapshot:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.attributes = dict(module.__dict__)
-        self.registries = {
-            key: dict(self.attributes[key]) for key in ("_parameters", "_buffers", "_modules")
-        }
         self.tensors = [(t, t.detach().clone()) for t in self._own_tensors()]
-        self.containers = [
-            (value, value.copy())
-            for key, value in self.attributes.items()
-            if isinstance(value, _CONTAINERS) and key not in self.registries
+        self.containers = [  # most are empty: hooks that nobody has registered
+            (value, value.copy() if value else None)
+            for value in self.attributes.values()
+            if isinstance(value, _CONTAINERS)
         ]
 
     def _own_tensors(self) -> Iterator[Tensor]:
-        for buffer in self.registries["_buffers"].values():
+        for buffer in self.attributes["_buffers"].values():
             if buffer is not None:
                 yield buffer
         for value in self.attributes.values():
@@ -83,12 +80,13 @@ class _Snapshot:
             for tensor, content in self.tensors:
                 if not _same(tensor, content):
                     tensor.copy_(content)
-        for container, items in self.containers:
-            _refill(container, items)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
-        for key, entries in self.registries.items():
-            _refill(self.module.__dict__[key], entries)
+        for container, items in self.containers:
+            if items is not None:
+                _refill(container, items)
+            elif container:
+                container.clear()
 
 
 def _refill(container: Any, content: Any) -> None:

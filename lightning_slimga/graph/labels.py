@@ -59,11 +59,11 @@ class LabelStore:
             found[real] = self.find(labels[real])
             return found
         roots: LabelArray = self._parent[labels]
-        while True:
-            above = self._parent[roots]
-            if np.array_equal(above, roots):
-                break
-            roots = above
+        above = self._parent[roots]
+        if (above == roots).all():
+            return roots
+        while not (above == roots).all():
+            roots, above = above, self._parent[above]
         self._parent[labels] = roots
         return roots
 
@@ -84,15 +84,18 @@ class LabelStore:
             both = real_a & real_b
             a, b = a[both], b[both]
         a, b = self.find(a), self.find(b)
+        differ = a != b
+        if not differ.any():
+            return
         merged = np.concatenate([a, b])
-        while True:
-            differ = a != b
-            if not differ.any():
-                break
+        while differ.any():
             a, b = a[differ], b[differ]
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
             a, b = self.find(a), self.find(b)
-        np.minimum.at(self._reason, self.find(merged), self._reason[merged])
+            differ = a != b
+        reasons = self._reason[merged]
+        if (reasons != _ALIVE).any():
+            np.minimum.at(self._reason, self.find(merged), reasons)
 
     def tie_rows(self, labels: LabelArray) -> LabelArray:
         """Tie the rows of a matrix of labels together.

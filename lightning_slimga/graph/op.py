@@ -22,6 +22,7 @@ class Op:
         func: the ATen overload.
         module: name of the module whose forward is running.
         outputs: the output tensors, flat.
+        tensors: the tensor arguments, flat.
         inputs: labels of each tensor argument, by its ``id``.
     """
 
@@ -34,7 +35,8 @@ class Op:
         self.module = tracer.module_name
         self.arguments = arguments
         self.outputs = outputs
-        self.inputs = {id(t): tracer.lookup(t) for t in tensors_in(arguments)}
+        self.tensors = tensors_in(arguments)
+        self.inputs = {id(t): tracer.lookup(t) for t in self.tensors}
 
     @property
     def where(self) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
+from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, tensors_in
 
 
@@ -30,8 +30,9 @@ class Tracer(TorchDispatchMode):
         self.module_name = ""
         self._position = 0
         self._stack: list[tuple[str, int]] = []
-        self._labels = WeakTensorKeyDictionary()
-        self._unread = WeakTensorKeyDictionary()
+        self._labels: TensorMap[Labels] = TensorMap()
+        self._unread: TensorMap[list[tuple[DimLabels, str]]] = TensorMap()
+        self._codes: dict[str, tuple[str, str]] = {}
         self._names = {id(module): name for name, module in trace.modules.items()}
         self._handles: list[Any] = []
 
@@ -63,22 +64,25 @@ class Tracer(TorchDispatchMode):
         The code of torch's own modules (``Conv2d``, ``Sequential``) and of ours is everybody's:
         what holds for one of them says nothing about the others.
         """
-        parts = module.split(".") if module else []
-        for depth in range(len(parts), -1, -1):
-            owner = type(self.trace.modules[".".join(parts[:depth])])
-            if not owner.__module__.startswith(("torch.", "lightning_slimga.")):
-                return owner.__qualname__, ".".join(parts[depth:])
-        return "", module
+        if module not in self._codes:
+            self._codes[module] = ("", module)
+            parts = module.split(".") if module else []
+            for depth in range(len(parts), -1, -1):
+                owner = type(self.trace.modules[".".join(parts[:depth])])
+                if not owner.__module__.startswith(("torch.", "lightning_slimga.")):
+                    self._codes[module] = (owner.__qualname__, ".".join(parts[depth:]))
+                    break
+        return self._codes[module]
 
     def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
         """Freeze labels as soon as something reads a tensor that depends on all of them."""
-        self._unread.setdefault(tensor, []).append((labels, why))  # type: ignore[no-untyped-call]
+        self._unread[tensor] = [*(self._unread.pop(tensor) or ()), (labels, why)]
 
     def lookup(self, tensor: Tensor) -> Labels:
         """Labels of any tensor of the pass, which is read here."""
-        for dim, why in self._unread.pop(tensor, ()):  # type: ignore[no-untyped-call]
+        for dim, why in self._unread.pop(tensor) or ():
             self.trace.store.freeze(dim, why)
-        labels: Labels | None = self._labels.get(tensor)  # type: ignore[no-untyped-call]
+        labels = self._labels.get(tensor)
         if labels is None:
             slot = self.trace.slot_of(tensor)
             if slot is None:
@@ -95,7 +99,7 @@ class Tracer(TorchDispatchMode):
         if torch.Tag.inplace_view in func.tags:
             arguments[0] = self._as_it_is(arguments[0])
         out = func(*args, **kwargs)
-        self._propagate(Op(self, func, arguments, list(tensors_in(out))))
+        self._propagate(Op(self, func, arguments, tensors_in(out)))
         return out
 
     def _as_it_is(self, tensor: Tensor) -> Tensor:
@@ -105,8 +109,7 @@ class Tracer(TorchDispatchMode):
         return alias
 
     def _propagate(self, op: Op) -> None:
-        tensors = list(tensors_in(op.arguments))
-        inputs = [op.inputs[id(t)] for t in tensors]
+        inputs = [op.inputs[id(t)] for t in op.tensors]
         outputs = self._apply_rule(op, inputs)
         for tensor, labels in zip(op.outputs, outputs, strict=True):
             self._labels[tensor] = labels
@@ -119,7 +122,7 @@ class Tracer(TorchDispatchMode):
                 tuple(inputs),
                 tuple(outputs),
                 tuple(tuple(t.shape) for t in op.outputs),
-                any(t.is_floating_point() for t in tensors),
+                any(t.is_floating_point() for t in op.tensors),
             )
         )
 
@@ -128,7 +131,7 @@ class Tracer(TorchDispatchMode):
         if rule is None and torch.Tag.pointwise in op.func.tags:
             rule = find_rule("aten::pointwise")
         if rule is None:
-            if any(op.is_weight(t) for t in tensors_in(op.arguments)):
+            if any(op.is_weight(t) for t in op.tensors):
                 self.trace.uncounted.add(op.name)
             if any(dim is not None for labels in inputs for dim in labels):
                 for labels in inputs:

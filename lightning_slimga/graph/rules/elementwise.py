@@ -50,7 +50,7 @@ def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Label
 )
 def pointwise(op: Op, *arguments: Any) -> Labels:
     """Any number of tensors, broadcast -> their common shape; for every op tagged pointwise."""
-    tensors = list(tensors_in(arguments))
+    tensors = tensors_in(arguments)
     labels = broadcast(op, [(t.shape, op.labels(t)) for t in tensors])
     for t in tensors:  # nn.PReLU: one slope per channel
         op.attribute(("num_parameters",), next((d for d in labels if d is not None), None), t)
