@@ -70,6 +70,18 @@ def test_digits_loses_half_of_the_macs_for_one_point_of_accuracy() -> None:
     assert rows["pruned before fine-tuning"][2:4] == [params, small_macs]
 
 
+def test_a_rule_of_the_users_frees_what_a_custom_op_has_frozen() -> None:
+    output = run_example("custom_op.py")
+    before, after = re.findall(r"(\d+) removable channels", output)
+    assert (before, after) == ("0", "48")
+    assert "0.conv.weight: op shop.bias_gelu in 0 has no rule" in output
+    (error,) = re.findall(r"masked and shrunk differ by (\S+)", output)
+    assert float(error) < 1e-6
+    (widths,) = re.findall(r"trains on: \[(\d+), (\d+)\]", output)
+    assert 0 < int(widths[0]) < 16
+    assert 0 < int(widths[1]) < 32
+
+
 @pytest.mark.slow
 @needs_data
 def test_fashion_mnist_by_command_line_keeps_the_budget_named_there(tmp_path: Path) -> None:
