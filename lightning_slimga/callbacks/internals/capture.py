@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any
@@ -40,9 +40,10 @@ def capture_calls(
     torchmetrics objects and of modules without parameters, such as losses.
 
     With `training` the step is `training_step`, in the train/eval modes that the modules have now;
-    otherwise it is `validation_step` in eval mode. Where a step raises, a warning names the error
-    and the next is tried: `validation_step` on the training batches, then on as many validation
-    batches. Under manual optimization `training_step` would step the optimizers and is left out.
+    otherwise it is `validation_step` in eval mode, on as many validation batches. Where a step
+    raises, a warning names the error and the next is tried: with `training` `validation_step` on
+    the training batches, then on validation batches; otherwise the other way round. Under manual
+    optimization `training_step` would step the optimizers and is left out.
 
     Args:
         trainer: a Trainer inside `fit`, training.
@@ -53,23 +54,36 @@ def capture_calls(
     Returns:
         The calls, in order; their tensors are detached copies.
     """
-    triples: Sequence[Triple] = [(batch, i, 0) for i, batch in enumerate(batches)]
-    attempts = [("validation_step", triples)]
-    if training and pl_module.automatic_optimization:
-        attempts.insert(0, ("training_step", triples))
-    for step, given in attempts:
+    given: dict[str, Callable[[], Sequence[Triple]]] = {
+        "training": lambda: [(batch, i, 0) for i, batch in enumerate(batches)],
+        "validation": lambda: _validation_batches(trainer, len(batches)),
+    }
+    attempts = _attempts(trainer, pl_module, training)
+    for step, data in attempts[:-1]:
         try:
-            return _record(trainer, pl_module, step, given, evaluating=not training)
+            return _record(trainer, pl_module, step, given[data](), evaluating=not training)
         except Exception as error:  # whatever user code raises on what it does not expect
-            if not trainer.enable_validation:
-                raise
             rank_zero_warn(
-                f"`{step}` cannot be run without gradients on a training batch"
+                f"`{step}` cannot be run without gradients on a {data} batch"
                 f" ({type(error).__name__}: {error}), so the network is analysed with what"
-                " `validation_step` calls."
+                " `validation_step` calls on others."
             )
-    triples = _validation_batches(trainer, len(batches))
-    return _record(trainer, pl_module, "validation_step", triples, evaluating=not training)
+    step, data = attempts[-1]
+    return _record(trainer, pl_module, step, given[data](), evaluating=not training)
+
+
+def _attempts(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, training: bool
+) -> list[tuple[str, str]]:
+    """Steps, each with the data it is tried on, the best first."""
+    attempts = [("validation_step", "training"), ("validation_step", "validation")]
+    if not training:
+        attempts.reverse()
+    elif pl_module.automatic_optimization:
+        attempts.insert(0, ("training_step", "training"))
+    if not trainer.enable_validation:
+        return [attempt for attempt in attempts if attempt[1] == "training"][:1]
+    return attempts
 
 
 def _record(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
-from tests.callbacks.internals.tiny import TinyNet, at_batch_start, trainer
+from tests.callbacks.internals.tiny import TinyNet, at_batch_start, data, trainer
 
 
 def names(training: bool, count: int = 2) -> Any:
@@ -46,12 +46,13 @@ def test_a_call_of_the_module_itself_is_one_call() -> None:
         calls = [capture_calls(trainer, module, batches, training=t) for t in (True, False)]
         module.eval()
         outputs = [call.run(module) for call in calls[1]]
-        expected = [module(x) for x, _ in batches]
+        held_out = list(module.val_dataloader())[:2]
+        expected = [module(x) for x, _ in held_out]
         module.train()
-        return calls, batches, outputs, expected
+        return calls, (batches, held_out), outputs, expected
 
-    (train, validation), batches, outputs, expected = at_batch_start(run)
-    for calls in (train, validation):
+    both, given, outputs, expected = at_batch_start(run)
+    for calls, batches in zip(both, given, strict=True):
         assert [call.module for call in calls] == ["", ""]
         assert all(torch.equal(c.args[0], x) for c, (x, _) in zip(calls, batches, strict=True))
         assert all(not c.args[0].requires_grad and c.kwargs == {} for c in calls)
@@ -63,6 +64,74 @@ def test_calls_of_children_are_recorded_but_not_losses_and_metrics(
     training: bool, expected: int
 ) -> None:
     assert at_batch_start(names(training, 1), Parts()) == ["net", "head"] * expected
+
+
+class Larger(TinyNet):
+    """Validates on images of another size, and fails on those it trains on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(*self.net[:4], nn.AdaptiveAvgPool2d(4), nn.Flatten())
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        assert batch[0].shape[-1] == 8
+        self(batch[0])
+
+    def val_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Padded(data(40)), batch_size=8)
+
+    on_validation_epoch_end = pl.LightningModule.on_validation_epoch_end
+
+
+class Padded(torch.utils.data.Dataset):
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = self.inner[index]
+        return nn.functional.pad(x, (1, 1, 1, 1)), y
+
+
+def test_validation_is_recorded_on_validation_batches() -> None:
+    def run(trainer: Any, module: Any) -> Any:
+        batches = training_batches(trainer, module, 2, 0)
+        return [capture_calls(trainer, module, batches, training=t) for t in (True, False)]
+
+    train, validation = at_batch_start(run, Larger())  # a warning would fail this test
+    assert [tuple(call.args[0].shape) for call in train] == [(16, 1, 6, 6)] * 2
+    assert [tuple(call.args[0].shape) for call in validation] == [(8, 1, 8, 8)] * 2
+    held_out = [x for x, _ in Larger().val_dataloader()]
+    assert all(any(torch.equal(call.args[0], x) for x in held_out) for call in validation)
+
+
+def test_training_batches_where_validation_batches_are_refused() -> None:
+    class Picky(TinyNet):
+        refused = 0
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            if len(batch[0]) == self.refused:
+                raise KeyError("not mine")
+            self(batch[0])
+
+        def val_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(data(40), batch_size=8)
+
+        on_validation_epoch_end = pl.LightningModule.on_validation_epoch_end
+
+    def run(trainer: Any, module: Any) -> Any:
+        batches = training_batches(trainer, module, 1, 0)
+        module.refused = 8
+        try:
+            return capture_calls(trainer, module, batches, training=False)
+        finally:
+            module.refused = 0
+
+    with pytest.warns(UserWarning, match=r"`validation_step` cannot be run .* validation batch \("):
+        (call,) = at_batch_start(run, Picky())
+    assert len(call.args[0]) == 16
 
 
 def test_keyword_arguments_and_modes() -> None:
