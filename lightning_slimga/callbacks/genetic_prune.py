@@ -286,4 +286,6 @@ class GeneticPruneCallback(pl.Callback):
         """
         store_plans(checkpoint, pl_module)
         if self._run is not None:
-            checkpoint["state_dict"] = self._run.full_state
+            # `WeightAveraging` gives its own average the usual place.
+            averaged = "current_model_state" in checkpoint
+            checkpoint["current_model_state" if averaged else "state_dict"] = self._run.full_state

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import optim
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from tests.callbacks.small_fit import Net, assert_equal, assert_pruned, data, fitted, prune, trainer
 
@@ -148,6 +148,34 @@ def test_resumed_before_the_surgery_and_after_it(
     fit.fit(module, ckpt_path=tmp_path / f"step={saved}.ckpt")
     assert_equal(module, whole)
     assert module.rates == whole.rates[saved:]
+
+
+class SameBatch(Steps):
+    """Every batch is the same, as Lightning starts the data anew in the middle of an epoch."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Subset(data(6), list(range(6)) * BATCHES), batch_size=6)
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_resumed_while_the_rate_is_rising(tmp_path: Path, done: int) -> None:
+    def fit(module: Any, path: Any = None) -> Any:
+        saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+        callback = prune(prune_epoch=PRUNE_EPOCH, finetune_lr="rewarm")
+        one = trainer(callback, saver, max_epochs=EPOCHS)
+        one.fit(module, ckpt_path=path)
+        return module
+
+    whole = fit(SameBatch())
+    path = tmp_path / f"step={WARM + done}.ckpt"
+    saved = torch.load(path, weights_only=True)
+    assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
+    resumed = fit(SameBatch(), path)
+    assert_equal(resumed, whole)
+    assert resumed.rates == whole.rates[WARM + done :]
+    rising = [0.1 * (k + 1) / BATCHES for k in range(done, BATCHES)]
+    assert resumed.rates[: BATCHES - done] == pytest.approx(rising, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:.*was called without a model")

@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
 from lightning_slimga import SparsityCallback, load_pruned
@@ -173,6 +174,37 @@ def test_a_checkpoint_from_within_an_evaluation_is_of_the_full_network(
     fit(tmp_path / "second", again, path)
     assert_equal(again, uninterrupted)
     assert len(evaluations.masks) - done == done - (at - 1)
+
+
+@pytest.mark.skipif(not hasattr(of_lightning, "EMAWeightAveraging"), reason="lightning >= 2.6")
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_checkpoint_from_within_an_evaluation_beside_an_average(
+    tmp_path: Path, evaluations: Evaluations, order: int
+) -> None:
+    """Its file holds two states of the network, the average in the usual place."""
+
+    def run(module: Any, folder: str, path: Any = None) -> Any:
+        saver = ModelCheckpoint(tmp_path / folder, filename="{epoch}", save_top_k=-1)
+        callbacks = [of_lightning.EMAWeightAveraging(decay=0.9), prune(prune_epoch=2), saver]
+        trainer(*callbacks[::order], max_epochs=3).fit(module, ckpt_path=path)
+        return module
+
+    path = tmp_path / "middle.ckpt"
+
+    def save() -> None:
+        if evaluations.inside and len(evaluations.masks) == 3:
+            module.trainer.save_checkpoint(path)
+
+    module = watched(save)
+    whole = run(module, "first")
+    assert sum(widths(whole)) < sum(WIDTHS)
+    saved, dense = (
+        torch.load(one, weights_only=True) for one in (path, tmp_path / "first" / "epoch=1.ckpt")
+    )
+    for key in ("state_dict", "current_model_state"):
+        assert saved[key].keys() == dense[key].keys()
+        assert all(torch.equal(value, dense[key][name]) for name, value in saved[key].items()), key
+    assert_equal(run(Net(), "second", path), whole)
 
 
 def test_other_settings_start_the_search_anew(tmp_path: Path, evaluations: Evaluations) -> None:
