@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import zoo_timm
+
 _SIZES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 56}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False, "aux_logits": True},
@@ -33,7 +35,9 @@ class Entry:
 
 
 def names(family: str) -> list[str]:
-    """All models of a family: classification, segmentation, video or detection."""
+    """All models of a family: classification, segmentation, video, detection; or those of timm."""
+    if family == "timm":
+        return list(zoo_timm.NAMES)
     import torchvision
 
     module = torchvision.models
@@ -46,7 +50,8 @@ def make(family: str, name: str) -> Entry:
     """Build a network with fixed random weights and an example input."""
     torch.manual_seed(0)
     if family == "timm":
-        return _timm(name)
+        model, x = zoo_timm.make(name)
+        return Entry(model, (x,), (x,))
     if family == "detection":
         return _detector(name)
     import torchvision
@@ -72,17 +77,6 @@ def _clip(name: str) -> tuple[int]:
 
 def _images(size: int) -> Tensor:
     return torch.randn(1 if size > 200 else 2, 3, size, size)
-
-
-def _timm(name: str) -> Entry:
-    import timm
-
-    model = timm.create_model(name, pretrained=False)
-    size = model.default_cfg["input_size"][-1]
-    if not model.default_cfg.get("fixed_input_size"):
-        size = min(size, 96)
-    x = _images(size)
-    return Entry(model, (x,), (x,))
 
 
 _HEADS = {
