@@ -65,14 +65,14 @@ def make(family: str, name: str) -> Entry:
         if name.startswith("lraspp"):
             del options["aux_loss"]
     model = torchvision.models.get_model(name, weights=None, **options)
-    x = torch.randn(2, 3, *_clip(name), size, size) if family == "video" else _images(size)
-    if name.startswith("mvit"):
-        x = torch.randn(1, 3, 16, 224, 224)
+    x = _clip(name, size) if family == "video" else _images(size)
     return Entry(model, (x,), (x,))
 
 
-def _clip(name: str) -> tuple[int]:
-    return (16,) if name.startswith(("s3d", "mvit", "swin3d")) else (8,)
+def _clip(name: str, size: int) -> Tensor:
+    if name.startswith(("s3d", "mvit")):  # made for one size
+        return torch.randn(1, 3, 16, 224, 224)
+    return torch.randn(2, 3, 16 if name.startswith("swin3d") else 8, size, size)
 
 
 def _images(size: int) -> Tensor:
