@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga import GeneticPruneCallback, PruningPlan, SparsityCallback
+from lightning_slimga.callbacks import survey
 from lightning_slimga.callbacks.announcing import Announcer
 from tests.callbacks.small_fit import (
     WIDTHS,
@@ -69,9 +70,18 @@ def test_limits_of_the_search(limits: dict[str, Any]) -> None:
     assert_pruned(fit, module)
 
 
-def test_layers_keep_what_they_are_told_to() -> None:
+def test_layers_keep_what_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = []
+
+    class Seen(survey.ChannelSurgery):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            allowed.append((self.widths.min_channels, self.widths.round_to))
+
+    monkeypatch.setattr(survey, "ChannelSurgery", Seen)
     _, module = fitted(Net(), prune(round_to=4, min_channels=4, budget={"params": 0.5}))
     assert all(width % 4 == 0 and width >= 4 for width in widths(module))
+    assert allowed == [(4, 4)]
     _, module = fitted(Net(), prune(ignore="body.0"))
     assert widths(module)[0] == WIDTHS[0]
     assert widths(module)[1] < WIDTHS[1]
