@@ -32,7 +32,6 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
     """
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    gradients = [(p, p.grad) for p in model.parameters()]
     snapshots = [_Snapshot(module) for module in model.modules()]
     _leave_process_groups(model)
     devices = [device] if device.type == "cuda" else []
@@ -42,8 +41,6 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         finally:
             for snapshot in snapshots:
                 snapshot.restore()
-            for parameter, gradient in gradients:
-                parameter.grad = gradient
 
 
 def _leave_process_groups(model: nn.Module) -> None:
@@ -60,20 +57,16 @@ class _Snapshot:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.attributes = dict(module.__dict__)
-        self.tensors = [(t, t.detach().clone()) for t in self._own_tensors()]
-        self.containers = [  # most are empty: hooks that nobody has registered
-            (value, value.copy() if value else None)
-            for value in self.attributes.values()
-            if isinstance(value, _CONTAINERS)
-        ]
-
-    def _own_tensors(self) -> Iterator[Tensor]:
-        for buffer in self.attributes["_buffers"].values():
-            if buffer is not None:
-                yield buffer
+        tensors = [buffer for buffer in self.attributes["_buffers"].values() if buffer is not None]
+        self.containers: list[tuple[Any, Any]] = []
         for value in self.attributes.values():
-            if isinstance(value, Tensor):
-                yield value
+            if isinstance(value, _CONTAINERS):  # most are empty: hooks that nobody has registered
+                self.containers.append((value, value.copy() if value else None))
+            elif isinstance(value, Tensor):
+                tensors.append(value)
+        self.tensors = [(t, t.detach().clone()) for t in tensors]
+        parameters = self.attributes["_parameters"].values()
+        self.gradients = [(p, p.grad) for p in parameters if p is not None]
 
     def restore(self) -> None:
         with torch.no_grad():
@@ -87,6 +80,8 @@ class _Snapshot:
                 _refill(container, items)
             elif container:
                 container.clear()
+        for parameter, gradient in self.gradients:
+            parameter.grad = gradient
 
 
 def _refill(container: Any, content: Any) -> None:

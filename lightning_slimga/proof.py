@@ -21,6 +21,7 @@ from lightning_slimga.calls import Call
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
 from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
+from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
@@ -52,6 +53,7 @@ class Proof:
         self._strayed = False  # the masked network ran other ops than the traced one
         self._retraces = 3
 
+    @rare_collection()
     def settle(self) -> ChannelGraph:
         """Freeze until the proof holds; every round freezes at least one layer.
 
@@ -105,6 +107,7 @@ class Proof:
             keep[layer.slice.start + gone] = False
         return keep
 
+    @rare_collection()
     def wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
         """What is wrong with the values of the shrunk network, in words; None if nothing is.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
 from lightning_slimga.attention import opened
 from lightning_slimga.calls import Call
+from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.slots import find_slots
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
@@ -41,6 +42,7 @@ class Analysis:
     training_error: str | None = None
 
 
+@rare_collection()
 def analyse(
     model: nn.Module,
     calls: Sequence[Call],
@@ -109,22 +111,22 @@ def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> Tracer:
         The tracer, with the ops and costs of this pass.
     """
     tracer = Tracer(trace)
-    before = {id(value) for value in _held_by_modules(model)}
+    before = {id(value) for value in _held_by(trace.modules.values())}
     with tracer:
         outputs = [call.run(model) for call in calls]
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "
         for path, tensor in output_tensors(output):
             trace.store.freeze_all(tracer.lookup(tensor), f"{where}[{path}]")
-    for value in _held_by_modules(model):
+    for value in _held_by(trace.modules.values()):
         if id(value) not in before:
             trace.store.freeze_all(tracer.lookup(value), "is kept as an attribute of a module")
     return tracer
 
 
-def _held_by_modules(model: nn.Module) -> Iterator[Tensor]:
+def _held_by(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     """Tensors in plain attributes: what a forward has put there, others may read."""
-    for module in model.modules():
+    for module in modules:
         for value in module.__dict__.values():
             if type(value) in _PLAIN:
                 continue
