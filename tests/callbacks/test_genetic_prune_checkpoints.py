@@ -43,6 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "trainer": fit,
         "best": every.best_model_path,
         "callback": callback,
+        "logged": float(fit.callback_metrics["val_loss"]),  # tests see the validation data, too
         "test_loss": fit.test(module, verbose=False)[0]["test_loss"],
     }
 
@@ -95,6 +96,7 @@ def test_a_pruned_file_in_a_fresh_full_size_module(
     assert widths(module) == widths(run["module"])
     if path != "best":
         assert loss == pytest.approx(run["test_loss"])
+        assert loss == pytest.approx(run["logged"])
         module = Net()
         assert fit.validate(module, ckpt_path=where, verbose=False)[0]["val_loss"] == loss
         logits = fit.predict(Net(), ckpt_path=where)[0]
@@ -165,7 +167,11 @@ def test_a_file_saved_at_the_moment_of_surgery(tmp_path: Path) -> None:
     assert_equal(resumed, module)
 
 
-def test_best_before_the_surgery_does_not_win(tmp_path: Path) -> None:
+def test_best_before_the_surgery_does_not_win(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
     class Scored(Net):
         """Good before the surgery, bad after it, and better from there on."""
 
@@ -192,6 +198,10 @@ def test_best_before_the_surgery_does_not_win(tmp_path: Path) -> None:
     fit.test(module, ckpt_path="best", verbose=False)
     assert sum(widths(module)) < sum(WIDTHS)
 
+    assert f"best checkpoint before pruning: {tmp_path / 'reset' / 'epoch=1.ckpt'}" in caplog.text
+    caplog.clear()
+
     fit, best = run("kept", reset_monitors=False)
+    assert "best checkpoint before pruning" not in caplog.text
     assert fit.current_epoch == 4
     assert Path(best.best_model_path).name == "epoch=1.ckpt"

@@ -24,6 +24,7 @@ from lightning_slimga.callbacks.internals import (
     refuse_unsupported_strategy,
 )
 from tests.callbacks.internals.tiny import at_batch_start
+from tests.callbacks.small_fit import Net, prune, trainer
 
 
 class Derived(FSDPStrategy):
@@ -43,6 +44,13 @@ class Derived(FSDPStrategy):
 def test_unsupported_strategies_are_refused(strategy: Any, message: str) -> None:
     with pytest.raises(MisconfigurationException, match=message):
         refuse_unsupported_strategy(SimpleNamespace(strategy=strategy()))
+
+
+@pytest.mark.parametrize("name", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_launchers_are_refused_in_words(name: str) -> None:
+    fit = trainer(strategy=name, devices=2, max_epochs=2)
+    with pytest.raises(MisconfigurationException, match=r"would load small weights .*or torchrun"):
+        prune().setup(fit, Net(), "fit")
 
 
 @pytest.mark.parametrize("strategy", [SingleDeviceStrategy, DDPStrategy])
