@@ -128,7 +128,8 @@ class PruningPlan:
     ) -> None:
         """Make the changes under a transaction of the caller's (see :meth:`apply`)."""
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
-        with torch.no_grad():
+        # What is made in inference mode could never train again.
+        with torch.inference_mode(False), torch.no_grad():
             for cut in self.tensors.values():
                 self._cut_tensor(model, cut, transaction, replaced)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)

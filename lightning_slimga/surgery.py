@@ -18,6 +18,7 @@ from lightning_slimga.graph.cost import Cost
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.lockstep import Deviation
 from lightning_slimga.masks import Widths, as_bits, kept_per_layer
+from lightning_slimga.model_kinds import check_model
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof
@@ -38,7 +39,7 @@ class ChannelSurgery:
     then proves itself by cutting a random part of every layer. The model is left as it was.
 
     Args:
-        model: any ``nn.Module`` with its weights; full size.
+        model: any ``nn.Module`` with its weights, compiled or not; full size.
         example_inputs: what one forward call receives: a Tensor, a tuple of positional
             arguments, a dict of keyword arguments, or recorded
             :class:`~lightning_slimga.calls.Call` objects. MACs are counted for exactly these.
@@ -60,9 +61,10 @@ class ChannelSurgery:
         widths: ``min_channels`` and ``round_to``; masks that do not keep to them are refused.
 
     Raises:
-        TypeError: when ``example_inputs`` is missing.
-        ValueError: when a pattern of ``ignore`` matches no module, or ``min_channels`` or
-            ``round_to`` is below 1.
+        TypeError: when ``example_inputs`` is missing, or ``model`` is of a kind whose sizes are
+            fixed elsewhere (TorchScript, torch.export, a distributed wrapper).
+        ValueError: when a pattern of ``ignore`` matches no module, ``min_channels`` or
+            ``round_to`` is below 1, or ``model`` has no values yet.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ChannelSurgery:
         min_channels: int = 1,
         round_to: int = 1,
     ) -> None:
+        check_model(model)
         self.widths = Widths(min_channels, round_to)
         self.model = model
         self.calls = calls_from_example(example_inputs)

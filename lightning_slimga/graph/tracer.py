@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, tensors_in
+
+_TWICE = r"Using `torch.compile\(module\)` when there are global hooks"
 
 
 class Tracer(TorchDispatchMode):
@@ -35,8 +38,11 @@ class Tracer(TorchDispatchMode):
         self._codes: dict[str, tuple[str, str]] = {}
         self._names = {id(module): name for name, module in trace.modules.items()}
         self._handles: list[Any] = []
+        self._warnings = warnings.catch_warnings()
 
     def __enter__(self) -> Tracer:
+        self._warnings.__enter__()
+        warnings.filterwarnings("ignore", _TWICE)  # being told twice that a module runs is fine
         hooks = nn.modules.module
         self._handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
@@ -49,6 +55,7 @@ class Tracer(TorchDispatchMode):
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for handle in self._handles:
             handle.remove()
+        self._warnings.__exit__(*exception)
 
     def _enter_module(self, module: nn.Module, _: Any) -> None:
         self._stack.append((self.module_name, self._position))
