@@ -51,20 +51,27 @@ GENETIC = "genetic search"
 WHATS = ("network", "mask", "ablation", "tuned")
 
 
-def stages(settings: list[str], seeds: list[str], whats: list[str]) -> list[list[Key]]:
-    """Return the tasks: (setting, seed, what is done, of which contender)."""
-
-    def stage(what: str, contenders: tuple[str, ...]) -> list[list[Key]]:
-        if what not in whats:
-            return []
-        return [[(s, seed, what, c) for seed in seeds for c in contenders] for s in settings]
-
+def plan(settings: list[str], seeds: list[str], whats: list[str]) -> list[Key]:
+    """Return the tasks: (setting, seed, what is done, of which contender), first things first."""
+    chosen = (GENETIC, *CONTROLS, BY_EFFECT)
+    kinds = {"network": ("full size",), "mask": chosen, "ablation": ABLATION, "tuned": chosen}
     return [
-        *stage("network", ("full size",)),
-        *stage("mask", (GENETIC, *CONTROLS, BY_EFFECT)),
-        *stage("ablation", ABLATION),
-        *stage("tuned", (GENETIC, *CONTROLS, BY_EFFECT)),
+        (setting, seed, what, contender)
+        for parts in (("network", "mask"), ("ablation",), ("tuned",))
+        for setting in settings
+        for what in parts
+        if what in whats
+        for contender in kinds[what]
+        for seed in seeds
     ]
+
+
+def needs(key: Key) -> list[Key]:
+    """Return what must be known before a task: the trained network, and the mask to be tuned."""
+    setting, seed, what, contender = key
+    network = [(setting, seed, "network", "full size")] if what != "network" else []
+    mask = [(setting, seed, "mask", contender)] if what == "tuned" else []
+    return [*network, *mask]
 
 
 def work(key: Key, known: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -176,8 +183,8 @@ def main() -> None:
         "evaluations": EVALUATIONS,
     }
     ledger = Ledger(RESULTS / "search_fashion.json", header, fresh=options.fresh)
-    plan = stages(options.settings, options.seeds, options.parts)
-    run(plan, partial(work, folder=options.networks), ledger, options.workers)
+    tasks = plan(options.settings, options.seeds, options.parts)
+    run(tasks, needs, partial(work, folder=options.networks), ledger, options.workers)
     print(search_tables.update(ledger.record))
 
 

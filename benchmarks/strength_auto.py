@@ -38,7 +38,7 @@ FIXED = {
 COUPLED = {"single γ": False, "coupled": True}
 
 
-def stages(seeds: list[str]) -> list[list[Key]]:
+def plan(seeds: list[str]) -> list[Key]:
     """Return the fits: (network, seed, which comparison, strength or kind)."""
     steered = [(net, seed, "share", "auto") for net in NETWORKS for seed in seeds]
     fixed = [
@@ -48,7 +48,7 @@ def stages(seeds: list[str]) -> list[list[Key]]:
         for strength in FIXED[net]
     ]
     coupled = [("small ResNet", seed, "coupled", kind) for seed in seeds for kind in COUPLED]
-    return [steered, fixed, coupled]
+    return [*steered, *fixed, *coupled]
 
 
 def work(key: Key, known: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     header = {"epochs": EPOCHS, "target": TARGET, "near_zero": NEAR_ZERO}
     ledger = Ledger(RESULTS / "strength_auto.json", header, fresh=options.fresh)
-    run(stages(options.seeds), work, ledger, options.workers)
+    run(plan(options.seeds), lambda key: [], work, ledger, options.workers)
     print(strength_tables.update(ledger.record))
 
 

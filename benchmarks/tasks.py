@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Ledger:
             found = found.setdefault(name, {})
         return found
 
+    def has(self, key: Key) -> bool:
+        """Return whether there is a result."""
+        return key[-1] in self.at(*key[:-1])
+
     def write(self, key: Key, result: dict[str, Any]) -> None:
         """Add a result and save everything."""
         self.at(*key[:-1])[key[-1]] = result
@@ -52,29 +56,37 @@ class Ledger:
 
 
 def run(
-    stages: Sequence[Sequence[Key]],
+    tasks: Sequence[Key],
+    needs: Callable[[Key], Sequence[Key]],
     work: Callable[[Key, dict[str, Any]], dict[str, Any]],
     ledger: Ledger,
     workers: int,
 ) -> None:
-    """Do the tasks that the ledger lacks, in processes of their own.
+    """Do the tasks that the ledger lacks, in processes of their own, the first ones first.
 
     Args:
-        stages: keys of the tasks; those of a stage need only what earlier stages have made.
+        tasks: keys of the tasks.
+        needs: says which other tasks must be done before one.
         work: does a task. It gets its key and what the ledger holds under the key but its last
             two names.
         ledger: receives the results.
         workers: processes, of one thread each.
     """
+    waiting = [key for key in tasks if not ledger.has(key)]
+    running: dict[Future[dict[str, Any]], Key] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        for stage in stages:
-            missing = [key for key in stage if key[-1] not in ledger.at(*key[:-1])]
-            futures = {pool.submit(work, key, ledger.at(*key[:-2])): key for key in missing}
-            for future in as_completed(futures):
-                result = future.result()
-                ledger.write(futures[future], result)
+        while waiting or running:
+            ready = [key for key in waiting if all(map(ledger.has, needs(key)))]
+            for key in ready[: workers - len(running)]:
+                waiting.remove(key)
+                running[pool.submit(work, key, ledger.at(*key[:-2]))] = key
+            if not running:
+                raise ValueError(f"Expected every need to be among `tasks`, but {waiting} wait.")
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                key, result = running.pop(future), future.result()
+                ledger.write(key, result)
                 numbers = {n: v for n, v in result.items() if isinstance(v, float)}
-                print(*futures[future], numbers, flush=True)
+                print(*key, numbers, flush=True)
