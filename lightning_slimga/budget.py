@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.search import Budget
 
-KNOWN_BUDGETS = ("macs", "params")
+KNOWN_BUDGETS = ("macs", "params", "latency_ms")
 """What can be limited."""
 
 
@@ -22,7 +23,7 @@ def check_budget(budget: Any) -> dict[str, int | float]:
     Args:
         budget: mapping from ``"macs"`` or ``"params"`` to a limit: a float in (0, 1] is a
             fraction of the full network, a number above 1 is absolute (MACs per sample;
-            parameters).
+            parameters). And from ``"latency_ms"`` to milliseconds, for one sample.
 
     Returns:
         The budget with plain numbers.
@@ -52,7 +53,9 @@ def check_budget(budget: Any) -> dict[str, int | float]:
                 f"Expected argument `budget[{name!r}]` to be a number, but got"
                 f" {type(limit).__name__}."
             )
-        if not limit > 0 or (limit > 1 and not float(limit).is_integer()):
+        if name == "latency_ms":
+            _check_milliseconds(limit)
+        elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
             raise ValueError(
                 f"Expected argument `budget[{name!r}]` to be a fraction in (0, 1] or a whole number"
                 f" above 1 (absolute), but got {limit}."
@@ -60,11 +63,20 @@ def check_budget(budget: Any) -> dict[str, int | float]:
     return dict(budget)
 
 
+def _check_milliseconds(limit: float) -> None:
+    if not 0 < limit < math.inf:
+        raise ValueError(
+            "Expected argument `budget['latency_ms']` to be positive milliseconds, but got"
+            f" {limit}."
+        )
+
+
 def budgets_for(
     budget: Mapping[str, int | float],
     cost: Cost,
     counts: npt.NDArray[np.int64],
     samples: int,
+    latency: Callable[[npt.NDArray[np.int64]], Any] | None = None,
     *,
     dense: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Budget]:
@@ -75,11 +87,13 @@ def budgets_for(
         cost: the network's cost on its example inputs.
         counts: channels of the full network, shape (layers,).
         samples: samples in the example inputs; absolute MACs are per sample.
+        latency: milliseconds of networks with the given channels, (population, layers) ->
+            (population,); needed for a limit on it.
         dense: what fractions refer to, by name; the full network's cost where it is missing.
 
     Returns:
         Limits for a :class:`~lightning_slimga.search.SearchSpace`, in the unit that the user
-        speaks: MACs per sample, parameters.
+        speaks: MACs per sample, parameters, milliseconds.
     """
     formulas: dict[str, Callable[[npt.NDArray[np.int64]], Any]] = {
         "macs": lambda kept: cost.macs(kept) / samples,
@@ -87,6 +101,10 @@ def budgets_for(
     }
     limits = []
     for name, limit in budget.items():
+        if name == "latency_ms":
+            assert latency is not None
+            limits.append(Budget(name, float(limit), latency))
+            continue
         full = dense.get(name, float(formulas[name](counts[None])[0]))
         limits.append(Budget(name, limit * full if limit <= 1 else float(limit), formulas[name]))
     return limits

@@ -49,9 +49,10 @@ class GeneticPruneCallback(pl.Callback):
         mode: whether `monitor` is to be as large ("max") or as small ("min") as possible.
         budget: what the network may cost: {"macs": 0.5} (a float in (0, 1] is a fraction of the
             full network), {"params": 200000} (a number above 1 is absolute; MACs are per sample),
-            or several at once.
-            Several rounds need a list of such mappings, one for each; fractions always refer to the
-            network at the start of the fit.
+            {"latency_ms": 2.5} (of one sample on this device; see
+            :mod:`lightning_slimga.latency_model`), or several at once. Several
+            rounds need a list of such mappings, one for each; fractions always refer to the network
+            at the start of the fit.
         prune_epoch: complete epochs before the search, at least 1 and below `max_epochs`.
         prune_epochs: in place of `prune_epoch`: complete epochs before each of several rounds of
             search, surgery and fine-tuning, rising.

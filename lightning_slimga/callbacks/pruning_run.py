@@ -23,6 +23,7 @@ from lightning_slimga.callbacks.internals import (
     union_over_ranks,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
+from lightning_slimga.callbacks.latency_limit import LATENCY, LatencyLimit
 from lightning_slimga.callbacks.rounds import Round
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
@@ -66,6 +67,7 @@ class PruningRun:
         self._file = SearchFile(trainer, pl_module, f"{self.settings} {this_round.dense}")
         self._state, self._signals = state, signals
         self._search: GeneticSearch | None = None
+        self._latency: LatencyLimit | None = None
         self._announcer = Announcer(trainer, self.settings, this_round)
 
     @property
@@ -130,7 +132,13 @@ class PruningRun:
             result=self.result,
             between_batches=self._between_batches,
         )
-        return survey.space(self.round.dense)
+        self._found = self._file.read(self._state)
+        limit = self.settings.budget.get(LATENCY)
+        if limit is None:
+            return survey.space(self.round.dense)
+        calibration = self._found and self._found.get("latency")
+        self._latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
+        return survey.space(self.round.dense, self._latency.model)
 
     def _make_search(self, space: SearchSpace) -> GeneticSearch:
         settings = self.settings
@@ -145,15 +153,18 @@ class PruningRun:
             evaluation_factor=settings.evaluation_factor,
             seed=settings.seed,
         )
-        state = self._file.read(self._state)
-        if state is not None:
-            search.load_state_dict(state)
-        self._candidates.start_race(search.num_parents, state and state.get("race"))
+        if self._found is not None:
+            search.load_state_dict(self._found)
+        self._candidates.start_race(search.num_parents, self._found and self._found.get("race"))
         self._search = search
         return search
 
     def _state_of(self, search: GeneticSearch) -> dict[str, Any]:
-        return {**search.state_dict(), "race": self._candidates.race_state}
+        return {
+            **search.state_dict(),
+            "race": self._candidates.race_state,
+            "latency": self._latency and self._latency.state_dict(),
+        }
 
     def _run_search(self, search: GeneticSearch) -> None:
         self._announcer.start(search)
@@ -199,8 +210,11 @@ class PruningRun:
         """The best mask; on all validation data where the search saw a part of it."""
         mask, fitness = search.best
         self.result.fitness["search"] = fitness
+        finalists = [mask for mask, _ in search.elite(5)]
         if self.settings.fitness_batches is not None:
-            mask, fitness = self._candidates.best_of([mask for mask, _ in search.elite(5)])
+            mask, fitness = self._candidates.best_of(finalists)
+        if self._latency is not None and not self._latency.holds(mask):
+            mask, fitness = self._candidates.best_of(self._latency.held(finalists, search.space))
         self.result.fitness["chosen"] = fitness
         return broadcast(self.trainer, mask)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -82,12 +83,15 @@ class Survey:
             round_to=settings.round_to,
         )
 
-    def space(self, dense: Mapping[str, float]) -> SearchSpace:
+    def space(
+        self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None
+    ) -> SearchSpace:
         """Return what may be searched.
 
         Args:
             dense: costs that fractions of a budget refer to, by its name; those of the network as
                 it is where they are missing.
+            latency: predicts milliseconds, for a limit on them.
 
         Raises:
             MisconfigurationException: when nothing can be removed, or no mask meets the budget.
@@ -103,7 +107,9 @@ class Survey:
             return SearchSpace(
                 [(layer.name, layer.slice) for layer in surgery.layers],
                 surgery.scores(),
-                budgets_for(settings.budget, surgery.cost, full, self.samples, dense=dense),
+                budgets_for(
+                    settings.budget, surgery.cost, full, self.samples, latency, dense=dense
+                ),
                 min_channels=settings.min_channels,
                 round_to=settings.round_to,
                 effects=surgery.effects(),
