@@ -41,13 +41,15 @@ RESULTS = Path(__file__).parent / "results" / "fashion_mnist.json"
 class Setting:
     """The constants of the experiment; the JSON file repeats them."""
 
+    widths: tuple[int, int, int] = (32, 64, 128)
+    precision: str = "bf16-mixed"
     budgets: tuple[float, ...] = (0.5, 0.35)
-    epochs: int = 18
-    prune_epoch: int = 4
-    strength: float = 1e-3
+    epochs: int = 12
+    prune_epoch: int = 3
+    strength: float = 5e-4
     population_size: int = 24
     generations: int = 9
-    max_evaluations: int = 216
+    max_evaluations: int = 120
     fitness_batches: int = 2
     recalibration_batches: int = 6
     limit_train_batches: float = 1.0
@@ -81,7 +83,7 @@ class KeepPruned(L.Callback):
 
 def dense_run(seed: int, setting: Setting) -> dict[str, Any]:
     """Train a network without the callbacks and measure it."""
-    data, model = FashionMNIST(), seeded_model(seed)
+    data, model = FashionMNIST(), seeded_model(seed, setting)
     started = time.perf_counter()
     trainer(setting, []).fit(model, data)
     return {"seconds": time.perf_counter() - started, **judge(model.net, data)}
@@ -94,7 +96,7 @@ def pruned_runs(seed: int, setting: Setting) -> dict[str, Any]:
         sparse = Path(folder) / "sparse.ckpt"
         for budget in setting.budgets:
             result[str(budget)] = pruned_run(seed, setting, budget, sparse, data)
-        model = seeded_model(seed)
+        model = seeded_model(seed, setting)
         model.load_state_dict(torch.load(sparse, weights_only=True)["state_dict"])
     result["sparse"] = judge(model.net, data)
     for budget in setting.budgets:
@@ -106,7 +108,7 @@ def pruned_run(
     seed: int, setting: Setting, budget: float, sparse: Path, data: FashionMNIST
 ) -> dict[str, Any]:
     """Fit with both callbacks, from the sparse checkpoint where there is one, and measure."""
-    model, keep = seeded_model(seed), KeepPruned()
+    model, keep = seeded_model(seed, setting), KeepPruned()
     prune = GeneticPruneCallback(
         monitor="val_acc",
         mode="max",
@@ -201,16 +203,17 @@ def recalibration(data: FashionMNIST, setting: Setting) -> list[Tensor]:
     return list(images.split(data.batch_size))
 
 
-def seeded_model(seed: int) -> FashionClassifier:
+def seeded_model(seed: int, setting: Setting) -> FashionClassifier:
     """Return a new model; the seed also decides the order of the batches that follow."""
     L.seed_everything(seed, verbose=False)
-    return FashionClassifier()
+    return FashionClassifier(widths=setting.widths)
 
 
 def trainer(setting: Setting, callbacks: list[L.Callback]) -> L.Trainer:
     """Return a silent Trainer for one whole fit."""
     return L.Trainer(
         max_epochs=setting.epochs,
+        precision=setting.precision,
         limit_train_batches=setting.limit_train_batches,
         callbacks=callbacks,
         accelerator="cpu",

@@ -78,14 +78,20 @@ class FashionClassifier(L.LightningModule):
     Args:
         lr: Highest learning rate of the one cycle that the whole fit goes through.
         weight_decay: Weight decay of SGD.
+        widths: Channels of the three stages.
     """
 
-    def __init__(self, lr: float = 0.1, weight_decay: float = 5e-4) -> None:
+    def __init__(
+        self,
+        lr: float = 0.1,
+        weight_decay: float = 5e-4,
+        widths: tuple[int, int, int] = (24, 48, 96),
+    ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.lr, self.weight_decay = lr, weight_decay
         # oneDNN convolves channels-last tensors in two thirds of the time.
-        self.net = SmallResNet().to(memory_format=torch.channels_last)
+        self.net = SmallResNet(widths).to(memory_format=torch.channels_last)
         self.val_acc = MulticlassAccuracy(10, average="micro")
         self.test_acc = MulticlassAccuracy(10, average="micro")
 
