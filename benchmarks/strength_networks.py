@@ -15,7 +15,9 @@ TRAINING_IMAGES = 10_000
 PARTS = {"train": TRAINING_IMAGES, "test": 10_000}
 
 
-def convolution(inputs: int, outputs: int, stride: int = 1, *, kernel: int = 3, groups: int = 1):
+def convolution(
+    inputs: int, outputs: int, stride: int = 1, *, kernel: int = 3, groups: int = 1
+) -> nn.Sequential:
     """Return a convolution with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
