@@ -27,6 +27,8 @@ from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 
+_WIDE = 64
+
 
 class Proof:
     """Try an analysis on the network itself until nothing deviates.
@@ -98,11 +100,13 @@ class Proof:
         return True
 
     def _random_mask(self, graph: ChannelGraph) -> Mask:
-        """Remove between one and all but one channel of every layer."""
+        """Remove between one and all but one channel of every layer, most of a wide one (quicker)."""
         keep = np.ones(graph.num_channels, dtype=bool)
         for layer in graph.layers:
             most = layer.num_channels - 1
-            count = int(self._generator.integers(max(1, most // 3), max(1, 2 * most // 3) + 1))
+            thirds = (1, 2) if most < _WIDE else (2.25, 2.75)
+            low, high = (max(1, int(share * most / 3)) for share in thirds)
+            count = int(self._generator.integers(low, high + 1))
             gone = self._generator.choice(layer.num_channels, count, replace=False)
             keep[layer.slice.start + gone] = False
         return keep
@@ -132,6 +136,28 @@ class Proof:
             return f"the masked network fails ({error})"
         what = compare_outputs(wanted, found)
         return None if what is None else self._explained(graph, keep, what)
+
+    def reference(self, graph: ChannelGraph, keep: Mask) -> list[Any] | None:
+        """What the network returns masked; None where that says little about the shrunk one."""
+        try:
+            return None if self.analysis.trace.approximations else self._masked(graph, keep)
+        except Exception:  # :meth:`wrong` says what is the matter
+            return None
+
+    @rare_collection()
+    def agrees(self, graph: ChannelGraph, keep: Mask, reference: list[Any] | None) -> bool:
+        """Whether the network, which has been cut, does beyond doubt what it did masked."""
+        try:
+            found = self._in_lockstep(graph, keep)
+            self._in_lockstep(graph, keep, training=True)
+        except Deviation:
+            return False
+        return reference is not None and compare_outputs(reference, found) is None
+
+    def _masked(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
+        slots = self.analysis.trace.slots
+        with running(self.model), masked(self.model, graph, slots, keep):
+            return [call.run(self.model) for call in self.calls]
 
     def _explained(self, graph: ChannelGraph, keep: Mask, what: str) -> str | None:
         """Find the op at which values part; None where it decides by values that are the same.

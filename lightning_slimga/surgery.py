@@ -206,9 +206,13 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         plan.check(self.model)
-        self._prove(mask, plan)
+        reference = self._proof.reference(self._graph, mask)
         with Transaction() as transaction:
             plan.cut(self.model, transaction, optimizers)
+            if not self._proof.agrees(self._graph, mask, reference):
+                transaction.roll_back()
+                self._prove(mask, plan)
+                plan.cut(self.model, transaction, optimizers)
         return plan
 
     def _prove(self, mask: Mask, plan: PruningPlan) -> None:
