@@ -103,9 +103,12 @@ def _in_a_process(
         result: dict[str, Any] = receiver.recv()
     except EOFError:
         process.join()
-        out_of_time = process.exitcode == -signal.SIGXCPU
-        limit = f"not done after {arguments.seconds} s"
-        result = {"error": limit if out_of_time else f"ended with code {process.exitcode}"}
+        reasons = {
+            -signal.SIGXCPU: f"not done after {arguments.seconds} s",
+            -signal.SIGKILL: "out of memory",
+        }
+        code = process.exitcode or 0
+        result = {"error": reasons.get(code, f"ended with code {code}")}
     process.join()
     return result
 

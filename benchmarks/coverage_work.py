@@ -66,7 +66,7 @@ def _exactness(entry: Entry) -> dict[str, Any]:
 
 
 def _compare(surgery: ChannelSurgery, entry: Entry, keep: Tensor) -> tuple[float, int]:
-    model = surgery.model.eval()
+    model = surgery.model.eval().requires_grad_(False)  # hooks of the counter would look for grads
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know that op
     with torch.no_grad(), _captured(model, entry.heads) as heads:
         with surgery.masked(keep):
@@ -74,6 +74,7 @@ def _compare(surgery: ChannelSurgery, entry: Entry, keep: Tensor) -> tuple[float
         heads.clear()
         with surgery.shrunk(keep), FlopCounterMode(display=False) as counter:
             found = [model(*entry.inputs), *heads]
+    model.requires_grad_(True)
     if entry.heads:
         wanted, found = wanted[1:], found[1:]
     return relative_error(wanted, found), counter.get_total_flops()
