@@ -60,6 +60,8 @@ def make(family: str, name: str) -> Entry:
     size = _SIZES.get(name, 64)
     if name.startswith("vit"):
         options["image_size"] = size
+    if name.startswith("mvit"):
+        options |= {"spatial_size": (size, size), "temporal_size": 8}
     if family == "segmentation":
         options |= {"weights_backbone": None, "aux_loss": name != "lraspp_mobilenet_v3_large"}
         if name.startswith("lraspp"):
@@ -70,7 +72,7 @@ def make(family: str, name: str) -> Entry:
 
 
 def _clip(name: str, size: int) -> Tensor:
-    if name.startswith(("s3d", "mvit")):  # made for one size
+    if name == "s3d":  # made for one size
         return torch.randn(1, 3, 16, 224, 224)
     return torch.randn(2, 3, 16 if name.startswith("swin3d") else 8, size, size)
 
