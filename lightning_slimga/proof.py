@@ -100,7 +100,7 @@ class Proof:
         return True
 
     def _random_mask(self, graph: ChannelGraph) -> Mask:
-        """Remove between one and all but one channel of each layer, most of a wide one (quicker)."""
+        """Remove a part of every layer; most of a wide one, which is quicker."""
         keep = np.ones(graph.num_channels, dtype=bool)
         for layer in graph.layers:
             most = layer.num_channels - 1
