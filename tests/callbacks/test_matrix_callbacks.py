@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -31,6 +32,11 @@ from tests.callbacks.small_fit import (
 averaging = pytest.mark.skipif(
     not hasattr(of_lightning, "EMAWeightAveraging"), reason="lightning >= 2.6"
 )
+
+
+def since(version: str, why: str) -> Any:
+    """Older releases cannot do this without us either."""
+    return pytest.mark.skipif(not RequirementCache(f"lightning>={version}"), reason=why)
 
 
 class Average(pl.Callback):
@@ -131,6 +137,7 @@ class Tunable(Net):
         return DataLoader(data(), batch_size=self.batch_size)
 
 
+@since("2.5.5", "the finder does not tell the optimizers what it has found")
 def test_learning_rate_finder() -> None:
     finder = of_lightning.LearningRateFinder(1e-4, 0.1, num_training_steps=20)
     fit, module = fitted(Tunable(), finder, prune())
@@ -166,7 +173,9 @@ def test_the_summary_is_printed_again_small(
     assert f" {sum(p.numel() for p in module.body.parameters())} " in text
 
 
-@pytest.mark.parametrize("rich", [False, True])
+@pytest.mark.parametrize(
+    "rich", [False, pytest.param(True, marks=since("2.5.3", "Rich >= 14.1 breaks its bar"))]
+)
 def test_progress_bars(rich: bool, capsys: pytest.CaptureFixture[str]) -> None:
     bar = of_lightning.RichProgressBar() if rich else of_lightning.TQDMProgressBar()
     fit, module = fitted(Net(), bar, prune(), enable_progress_bar=True)
@@ -285,6 +294,7 @@ def test_a_callback_that_logs_the_monitored_metric_itself() -> None:
         fitted(Net(), Logs(), prune(monitor="from_callback"))
 
 
+@since("2.6", "a Trainer refuses callbacks of the other package")
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_under_a_trainer_of_the_other_package(tmp_path: Path) -> None:
     with warnings.catch_warnings():
