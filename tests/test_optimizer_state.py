@@ -228,6 +228,7 @@ def test_state_of_another_shape_starts_anew_with_a_warning() -> None:
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_warning_that_is_an_error_leaves_everything_as_it_was() -> None:
     model, surgery, keep = _surgery()
     optimizer = optim.Adafactor(model.parameters(), lr=1e-2)
