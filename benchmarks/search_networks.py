@@ -21,6 +21,7 @@ from lightning_slimga.penalties import L1Half
 from lightning_slimga.search import Budget, SearchSpace
 
 Mask = NDArray[np.bool_]
+WIDTHS = (24, 48, 96)
 SMALL_BATCH = 250
 """Images in a batch without gradients; larger ones leave the caches of a core."""
 
@@ -63,7 +64,7 @@ class Workbench:
         self.setting, self.seed, self.data = setting, seed, data
         self.path = folder / f"strength{setting.strength:g}-epochs{setting.epochs}-seed{seed}.pt"
         torch.manual_seed(seed)
-        self.net = SmallResNet().to(memory_format=torch.channels_last)
+        self.net = SmallResNet(WIDTHS).to(memory_format=torch.channels_last)
         if self.path.exists():
             self.net.load_state_dict(torch.load(self.path, weights_only=True))
         else:

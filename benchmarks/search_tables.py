@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.pages import DOCS, interval, put
@@ -27,9 +27,10 @@ def comparisons(settings: dict[str, Any], results: dict[str, Seeds]) -> str:
     """Return one table for each setting: every contender, before and after fine-tuning."""
     sections = []
     for name, seeds in results.items():
-        done = complete(seeds, "mask")
-        if done:
-            sections += [headline(name, settings[name], done), contenders(done), own_seeds(done)]
+        searched = having(seeds, "mask", GENETIC)
+        if searched:
+            sections.append(headline(name, settings[name], searched))
+            sections += [contenders(searched), own_seeds(searched)]
     return "\n\n".join(sections)
 
 
@@ -47,16 +48,15 @@ def headline(name: str, setting: dict[str, Any], seeds: Seeds) -> str:
 
 def contenders(seeds: Seeds) -> str:
     """Return the table of the contenders, each beside the difference that the search makes."""
-    tuned = complete(seeds, "tuned")
     header = ("test accuracy, %", "no fine-tuning", "genetic search is ahead by")
+    tuned = bool(having(seeds, "tuned", GENETIC))
     if tuned:
         header += ("after fine-tuning", "genetic search is ahead by")
-    rows = []
-    for name in seeds[0]["mask"]:
-        row = (name, *cells(seeds, "mask", name))
-        if tuned:
-            row += cells(tuned, "tuned", name)
-        rows.append(row)
+    names = dict.fromkeys(name for seed in seeds for name in seed["mask"])
+    rows = [
+        (name, *cells(seeds, "mask", name), *(cells(seeds, "tuned", name) if tuned else ()))
+        for name in names
+    ]
     rows.sort(key=lambda row: (row[0] == GENETIC, float(row[1].split(" ")[0])))
     return markdown_table(header, rows)
 
@@ -64,10 +64,15 @@ def contenders(seeds: Seeds) -> str:
 def cells(seeds: Seeds, what: str, name: str) -> tuple[str, str]:
     """Return the accuracy of a contender, and how far the genetic search is ahead of it."""
     digits = 2 if what == "tuned" else 1
-    value = [100 * seed[what][name]["test"] for seed in seeds]
-    ahead = [100 * seed[what][GENETIC]["test"] - v for seed, v in zip(seeds, value, strict=True)]
+    measured = having(having(seeds, what, GENETIC), what, name)
+    if not measured:
+        return "", ""
+    value = [100 * seed[what][name]["test"] for seed in measured]
+    whole = [100 * seed[what][GENETIC]["test"] for seed in measured]
+    ahead = [w - v for w, v in zip(whole, value, strict=True)]
     difference = "" if name == GENETIC else interval(ahead, signed=True, digits=digits)
-    return interval(value, digits=digits), difference
+    few = f" ({len(value)} of {len(seeds)} seeds)" if len(value) < len(seeds) else ""
+    return interval(value, digits=digits) + few, difference
 
 
 def own_seeds(seeds: Seeds) -> str:
@@ -81,30 +86,34 @@ def own_seeds(seeds: Seeds) -> str:
 
 
 def ablations(results: dict[str, Seeds]) -> str:
-    """Return the table of what each part of the search is worth, one column for each setting."""
-    done = {name: complete(seeds, "ablation") for name, seeds in results.items()}
-    done = {name: seeds for name, seeds in done.items() if seeds}
+    """Return the table of what each part of the search is worth, two columns for each setting."""
+    names = dict.fromkeys(
+        n for s in results.values() for seed in s for n in seed.get("ablation", {})
+    )
+    done = {s: seeds for s, seeds in results.items() if any("ablation" in seed for seed in seeds)}
     if not done:
         return ""
     header = ("test accuracy, %", *(c for name in done for c in (name, "difference")))
-    first = next(iter(done.values()))[0]["ablation"]
-    rows = [(GENETIC, *row(done, lambda seed: seed["mask"][GENETIC]))]
-    rows += [(name, *row(done, lambda seed, n=name: seed["ablation"][n])) for name in first]
+    rows = [(GENETIC, *(cell for s in done.values() for cell in without(s, "")))]
+    rows += [(n, *(cell for s in done.values() for cell in without(s, n))) for n in names]
     return markdown_table(header, rows)
 
 
-def row(done: dict[str, Seeds], pick: Callable[[dict[str, Any]], dict[str, Any]]) -> list[str]:
-    """Return accuracy and difference to the whole search for each setting."""
-    result = []
-    for seeds in done.values():
-        value = [100 * pick(seed)["test"] for seed in seeds]
-        whole = [100 * seed["mask"][GENETIC]["test"] for seed in seeds]
-        lost = [v - w for v, w in zip(value, whole, strict=True)]
-        result += [interval(value), interval(lost, signed=True) if any(lost) else ""]
-    return result
+def without(seeds: Seeds, name: str) -> tuple[str, str]:
+    """Return accuracy without a part, and difference to the whole search; "" is the whole."""
+    searched = having(seeds, "mask", GENETIC)
+    measured = having(searched, "ablation", name) if name else searched
+    if not measured:
+        return "", ""
+    whole = [100 * seed["mask"][GENETIC]["test"] for seed in measured]
+    if not name:
+        return interval(whole), ""
+    value = [100 * seed["ablation"][name]["test"] for seed in measured]
+    lost = [v - w for v, w in zip(value, whole, strict=True)]
+    few = f" ({len(value)} of {len(searched)} seeds)" if len(value) < len(searched) else ""
+    return interval(value) + few, interval(lost, signed=True)
 
 
-def complete(seeds: Seeds, what: str) -> list[dict[str, Any]]:
-    """Return the seeds for which every contender of that kind has been measured."""
-    wanted = set().union(*(seed.get(what, {}) for seed in seeds))
-    return [seed for seed in seeds if wanted and wanted <= set(seed.get(what, {}))]
+def having(seeds: Seeds, what: str, name: str) -> list[dict[str, Any]]:
+    """Return the seeds for which a contender has been measured."""
+    return [seed for seed in seeds if name in seed.get(what, {})]
