@@ -4,6 +4,7 @@
     python -m benchmarks.coverage --families timm  # one model of each family of timm
     python -m benchmarks.coverage --only resnet50 vit_b_16
     python -m benchmarks.coverage --missing        # go on where a run was ended
+    python -m benchmarks.coverage --merge a.json   # take in what other runs have left
     python -m benchmarks.coverage --table          # only write docs/coverage.md anew
 
 Each model runs in a process of its own, with a limit on time and memory; its result is merged at
@@ -37,7 +38,12 @@ FAMILIES = ("classification", "segmentation", "video", "detection")
 def main() -> None:
     """Run the models, print a line for each, merge the results and write the table."""
     arguments = _arguments()
-    for tool in arguments.tools if not arguments.table else ():
+    for other in arguments.merge:
+        for family, models in _known(other).items():
+            for name, tools in models.items():
+                for tool, result in tools.items():
+                    _merge(arguments.results, family, name, tool, result)
+    for tool in arguments.tools if not (arguments.table or arguments.merge) else ():
         for family in arguments.families:
             for name in _chosen(family, arguments.only):
                 if arguments.missing and tool in _known(arguments.results).get(family, {}).get(
@@ -58,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--peer", action="store_true", help="run Torch-Pruning beside")
     parser.add_argument("--tools", nargs="+", choices=("slimga", "torch_pruning"))
     parser.add_argument("--missing", action="store_true", help="run only what has no result yet")
+    parser.add_argument("--merge", nargs="+", type=Path, default=(), help="results of other runs")
     parser.add_argument("--table", action="store_true", help="run nothing, write the table")
     parser.add_argument(
         "--seconds", type=int, default=600, help="limit of CPU time of each process"
