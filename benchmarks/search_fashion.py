@@ -48,7 +48,7 @@ ABLATION = (
 BY_GAMMA = (*CONTROLS, "without effects")
 GENETIC = "genetic search"
 
-WHATS = ("network", "mask", "ablation", "tuned")
+WHATS = ("network", "mask", "tuned", "ablation")
 
 
 def plan(settings: list[str], seeds: list[str], whats: list[str]) -> list[Key]:
@@ -57,7 +57,7 @@ def plan(settings: list[str], seeds: list[str], whats: list[str]) -> list[Key]:
     kinds = {"network": ("full size",), "mask": chosen, "ablation": ABLATION, "tuned": chosen}
     return [
         (setting, seed, what, contender)
-        for parts in (("network", "mask"), ("ablation",), ("tuned",))
+        for parts in (("network", "mask"), ("tuned",), ("ablation",))
         for setting in settings
         for what in parts
         if what in whats
