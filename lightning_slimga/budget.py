@@ -17,13 +17,14 @@ KNOWN_BUDGETS = ("macs", "params", "latency_ms")
 """What can be limited."""
 
 
-def check_budget(budget: Any) -> dict[str, int | float]:
+def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float]:
     """Validate a budget before anything runs.
 
     Args:
         budget: mapping from ``"macs"`` or ``"params"`` to a limit: a float in (0, 1] is a
             fraction of the full network, a number above 1 is absolute (MACs per sample;
             parameters). And from ``"latency_ms"`` to milliseconds, for one sample.
+        argument: its name in messages.
 
     Returns:
         The budget with plain numbers.
@@ -34,39 +35,39 @@ def check_budget(budget: Any) -> dict[str, int | float]:
     """
     if not isinstance(budget, Mapping):
         raise TypeError(
-            'Expected argument `budget` to be a mapping such as {"macs": 0.5}, but got'
+            f'Expected argument `{argument}` to be a mapping such as {{"macs": 0.5}}, but got'
             f" {type(budget).__name__}."
         )
     if not budget:
         raise ValueError(
-            'Expected argument `budget` to name at least one limit, such as {"macs": 0.5}, but got'
-            " none."
+            f"Expected argument `{argument}` to name at least one limit, such as"
+            ' {"macs": 0.5}, but got none.'
         )
     for name, limit in budget.items():
         if name not in KNOWN_BUDGETS:
             raise ValueError(
-                f"Expected argument `budget` to limit one of {', '.join(KNOWN_BUDGETS)}, but got"
-                f" {name!r}."
+                f"Expected argument `{argument}` to limit one of {', '.join(KNOWN_BUDGETS)}, but"
+                f" got {name!r}."
             )
         if isinstance(limit, bool) or not isinstance(limit, (int, float)):
             raise TypeError(
-                f"Expected argument `budget[{name!r}]` to be a number, but got"
+                f"Expected argument `{argument}[{name!r}]` to be a number, but got"
                 f" {type(limit).__name__}."
             )
         if name == "latency_ms":
-            _check_milliseconds(limit)
+            _check_milliseconds(argument, limit)
         elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
             raise ValueError(
-                f"Expected argument `budget[{name!r}]` to be a fraction in (0, 1] or a whole number"
-                f" above 1 (absolute), but got {limit}."
+                f"Expected argument `{argument}[{name!r}]` to be a fraction in (0, 1] or a whole"
+                f" number above 1 (absolute), but got {limit}."
             )
     return dict(budget)
 
 
-def _check_milliseconds(limit: float) -> None:
+def _check_milliseconds(argument: str, limit: float) -> None:
     if not 0 < limit < math.inf:
         raise ValueError(
-            "Expected argument `budget['latency_ms']` to be positive milliseconds, but got"
+            f"Expected argument `{argument}['latency_ms']` to be positive milliseconds, but got"
             f" {limit}."
         )
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.calls import narrowed
 from lightning_slimga.latency import measure_latency
-from lightning_slimga.report import LayerRow, PruningReport, format_table, write_report
+from lightning_slimga.report import FrontRows, LayerRow, PruningReport, format_table, write_report
 from lightning_slimga.report.progress import SearchProgress
-from lightning_slimga.search import GeneticSearch
+from lightning_slimga.search import Front
+from lightning_slimga.search.ask_tell import AskTellSearch
 
 if TYPE_CHECKING:
     from lightning_slimga.callbacks.pruning_run import PruningRun
@@ -46,7 +47,7 @@ class Announcer:
         self._gamma: dict[str, list[float]] = {}
         self._latency: float | None = None
 
-    def start(self, search: GeneticSearch) -> None:
+    def start(self, search: AskTellSearch) -> None:
         """The search begins, or goes on."""
         planned = self.settings.max_evaluations
         if planned is None:
@@ -59,7 +60,7 @@ class Announcer:
         )
         self._generations_told = len(search.history)
 
-    def evaluated(self, search: GeneticSearch) -> None:
+    def evaluated(self, search: AskTellSearch) -> None:
         """A candidate has been judged: a line now and then, and one for each generation."""
         for entry in search.history[self._generations_told :]:
             self._log_scalars(entry)
@@ -70,6 +71,22 @@ class Announcer:
             generation = len(search.history) + (not complete)
             best = search.best[1] if search.evaluations else float("nan")
             self._say(self._progress.line(generation, search.evaluations, best, mean))
+
+    @property
+    def _writes(self) -> bool:
+        return self.settings.report and bool(self.trainer.is_global_zero)
+
+    def keep(self, front: Front) -> None:
+        """Save what there is to choose from beside the report."""
+        if not self._writes:
+            return
+        path = self._folder / "front.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            front.save(path)
+            rank_zero_info(f"front of {len(front)} networks: {path}")
+        except OSError as error:
+            rank_zero_warn(f"the front could not be saved to {path}: {error}")
 
     def before(self, run: PruningRun) -> None:
         """Remember what surgery is about to change."""
@@ -93,15 +110,17 @@ class Announcer:
             gamma_before=self._gamma,
             gamma_after=_gamma_after(run, self._gamma),
             frozen=[(name, why) for name, dim, _, why in run.surgery.frozen if dim == 0],
-            settings={**vars(self.settings), "budget": dict(self.settings.budget)},
+            settings=vars(self.settings),
             latency_ms=None if before is None or after is None else (before, after),
+            dense=_dense(self.round),
+            front=_front_rows(run),
             seconds=dict(run.result.timings),
         )
         self._say(format_table(self.report))
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if any(cls.__name__ == "ModelSummary" for cls in type(callback).__mro__):
                 callback.on_fit_start(self.trainer, run.module)  # which prints it
-        if self.settings.report and self.trainer.is_global_zero:
+        if self._writes:
             where = write_report(self._folder, self.report)
             rank_zero_info(f"pruning report: {where}")
 
@@ -118,6 +137,25 @@ class Announcer:
         values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.round.generations + int(entry["generation"]))
+
+
+def _dense(this_round: Round) -> tuple[int, int] | None:
+    if not this_round.dense:
+        return None
+    return int(this_round.dense["macs"]), int(this_round.dense["params"])
+
+
+def _front_rows(run: PruningRun) -> FrontRows | None:
+    front = run.result.front
+    if front is None:
+        return None
+    return FrontRows(
+        front.budget,
+        points=[(point.cost, point.metric) for point in front.points],
+        full=(front.full[1], front.full[0]),
+        chosen=run.result.chosen,
+        floor=run.result.floor,
+    )
 
 
 def _latency(run: PruningRun) -> float | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
-from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_slimga.budget import check_budget
 from lightning_slimga.callbacks.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.internals import (
     OutOfTimeError,
-    averaged_models,
     end_fit,
     install_checkpoint_hooks,
     refuse_unsupported_strategy,
@@ -22,14 +22,10 @@ from lightning_slimga.callbacks.pruning_run import PruningRun
 from lightning_slimga.callbacks.rounds import Rounds
 from lightning_slimga.callbacks.search_file import remove_search_file
 from lightning_slimga.callbacks.settings import SearchSettings, expect
-from lightning_slimga.checkpoint import (
-    apply_plans,
-    plans_of,
-    read_plans,
-    store_plans,
-)
+from lightning_slimga.checkpoint import plans_of, store_plans
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
+from lightning_slimga.search import Front
 
 
 class GeneticPruneCallback(pl.Callback):
@@ -72,6 +68,13 @@ class GeneticPruneCallback(pl.Callback):
         ignore: name patterns of modules that keep their channels ("head.*").
         only_scaled: leave layers without a scaling factor γ alone.
         allow_approximate: also remove channels under LayerNorm, which changes what remains.
+        pick: search the best metric at every cost up to the (first) budget, and cut out this point:
+            "knee" (where the metric begins to fall steeply), an int (index, cheapest first), a
+            float (the best within this share of the cost) or a mapping such as {"macs": 0.5} (the
+            best within this budget). None: the best network within the budget.
+        max_drop: the smallest network whose metric on all validation data is at most so much worse
+            (absolute) than that of the uncut network; in place of `pick`.
+        front: path of the `front.json` of an earlier run, to `pick` from without a search.
         evaluation_factor: let the search learn which channels good networks keep.
         reset_monitors: start "best" of ModelCheckpoint and EarlyStopping, and reduce-on-plateau
             schedules, anew after surgery: scores of the dense network no longer count.
@@ -81,6 +84,7 @@ class GeneticPruneCallback(pl.Callback):
         report: write tables and plots to a folder beside the run's logs.
 
     Attributes:
+        front: what the last search with `pick` or `max_drop` has left to choose from, or None.
         prune_epochs: complete epochs before each round; `prune_epoch` is the first of them.
     """
 
@@ -105,6 +109,9 @@ class GeneticPruneCallback(pl.Callback):
         ignore: Sequence[str] = (),
         only_scaled: bool = False,
         allow_approximate: bool = False,
+        pick: Literal["knee"] | int | float | dict[str, int | float] | None = None,
+        max_drop: float | None = None,
+        front: str | Path | None = None,
         evaluation_factor: bool = True,
         reset_monitors: bool = True,
         finetune_lr: RatePolicy = "keep",
@@ -138,7 +145,13 @@ class GeneticPruneCallback(pl.Callback):
             reset_monitors=reset_monitors,
             seed=seed,
             report=report,
+            pick=check_budget(pick, "pick") if isinstance(pick, dict) else pick,
+            max_drop=max_drop,
+            front=None if front is None else str(front),
         )
+        alone = len(self.prune_epochs) == 1 or (max_drop is None and front is None)
+        expect(alone, "prune_epochs", "one round with `max_drop` or `front`", self.prune_epochs)
+        self.front: Front | None = None
         self._rate = FinetuneRate(finetune_lr)
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
@@ -170,13 +183,16 @@ class GeneticPruneCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked before the first epoch, and prepare for pruned checkpoints."""
-        install_checkpoint_hooks(pl_module, on_load=self._shrink_first, on_save=self._add_plans)
+        install_checkpoint_hooks(pl_module, on_load=self._rounds.shrink, on_save=self._add_plans)
         if stage != "fit":
             return
         refuse_unsupported_strategy(trainer)
+        if self.settings.front is not None and trainer.is_global_zero:
+            Front.load(self.settings.front)
         self._rate = FinetuneRate(self._rate.policy)
         if not self._rounds.belong_to(pl_module):
             self._rounds.begin_anew()
+            self.front = None
         self._rounds.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -227,6 +243,7 @@ class GeneticPruneCallback(pl.Callback):
                 run.report()
 
     def _take_over(self, run: PruningRun, *, complete: bool) -> None:
+        self.front = run.result.front or self.front
         before = self._rounds.done
         self._rounds.take_over(run.module, run.result, complete=complete)
         ended = self._rounds.done > before
@@ -254,6 +271,7 @@ class GeneticPruneCallback(pl.Callback):
         """Plain data: which rounds are done, and where the search stands."""
         return {
             "rounds": self._rounds.state_dict(),
+            "front": self.front and self.front.state_dict(),
             "search": self._run.search_state if self._run else self._search_state,
             "rate": self._rate.state_dict(),
         }
@@ -261,23 +279,10 @@ class GeneticPruneCallback(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint stands."""
         self._rounds.load_state_dict(state_dict["rounds"])
+        front = state_dict["front"]
+        self.front = front and Front.from_state_dict(front)
         self._search_state = state_dict["search"]
         self._rate.load_state_dict(state_dict["rate"])
-
-    def _shrink_first(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Bring a full-size module to the checkpoint's size before its weights are loaded."""
-        plans = read_plans(checkpoint)
-        if len(plans) < len(plans_of(pl_module)):
-            kind = "one of an earlier round" if plans else "a full-size one"
-            raise ValueError(
-                f"The checkpoint is {kind}, but this {type(pl_module).__name__} has been pruned."
-                " Load it into a freshly built module."
-            )
-        if plans:
-            for model in (pl_module, *averaged_models(pl_module.trainer)):
-                apply_plans(model, plans)
-            self._rounds.shrunk_by(plans)
-            rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
 
     def _add_plans(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the plans in every checkpoint, also in one with weights only.

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_slimga.callbacks.announcing import Announcer
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
+from lightning_slimga.callbacks.front_choice import FrontChoice
 from lightning_slimga.callbacks.internals import (
     averaged_models,
     broadcast,
@@ -26,10 +27,14 @@ from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.latency_limit import LATENCY, LatencyLimit
 from lightning_slimga.callbacks.rounds import Round
 from lightning_slimga.callbacks.search_file import SearchFile
+from lightning_slimga.callbacks.searches import genetic_search
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.callbacks.survey import Survey
-from lightning_slimga.search import GeneticSearch, SearchSpace
+from lightning_slimga.latency_model import LatencyModel
+from lightning_slimga.search import Front, GeneticSearch, ParetoSearch, SearchSpace
+from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.shrinking import Mask
+from lightning_slimga.surgery import ChannelSurgery
 
 
 class PruningRun:
@@ -64,9 +69,10 @@ class PruningRun:
         self.round = this_round
         self.result = PruningResult()
         self.full_state = _own_state(pl_module)
-        self._file = SearchFile(trainer, pl_module, f"{self.settings} {this_round.dense}")
+        self._file = SearchFile(trainer, pl_module, f"{self.settings.searched} {this_round.dense}")
         self._state, self._signals = state, signals
-        self._search: GeneticSearch | None = None
+        self._search: AskTellSearch | None = None
+        self._choice: FrontChoice | None = None
         self._latency: LatencyLimit | None = None
         self._announcer = Announcer(trainer, self.settings, this_round)
 
@@ -96,20 +102,45 @@ class PruningRun:
             )
         with self.result.timed("preparation"):
             space = self._prepare()
-        if space.already_met:
-            rank_zero_warn(
-                f"The network meets the budget {dict(self.settings.budget)} already: nothing was"
-                " pruned."
-            )
+        if self._is_met_by(space):
             return self.result
-        search = self._make_search(space)
         with self.result.timed("search"):
-            self._run_search(search)
-            self.mask = self._choose(search)
+            mask = self._find(space)
+        if mask is None:
+            return self.result
+        self.mask = mask
         self._leave_if_asked()
         with self.result.timed("surgery"):
             self._cut(self.mask)
         return self.result
+
+    def _is_met_by(self, space: SearchSpace) -> bool:
+        """Whether nothing is to be done; then it is said."""
+        met, what = space.already_met, f"the budget {dict(self.settings.budget)}"
+        if self._choice is not None:
+            met, what = self._choice.already_met, f"`pick={self.settings.pick}`"
+        if met:
+            rank_zero_warn(f"The network meets {what} already: nothing was pruned.")
+        return met
+
+    def _find(self, space: SearchSpace) -> Mask | None:
+        """Search, or read what an earlier search has found, and choose."""
+        if self._choice is None or self.settings.front is None:
+            search = self._make_search(space)
+            self._run_search(search)
+            return self._choose(search)
+        return self._choose_from(self._choice, self._choice.saved())
+
+    def _choose_from(self, choice: FrontChoice, front: Front) -> Mask | None:
+        self.result.front = front
+        self._announcer.keep(front)  # also if the point that is picked turns out not to be there
+        mask = broadcast(self.trainer, choice.choose(front))
+        if mask is not None and self._latency is not None and not self._latency.holds(mask):
+            rank_zero_warn(
+                "The network that was picked takes longer than the limit, as measured: the search"
+                " predicts latency. The front holds faster ones."
+            )
+        return mask
 
     def report(self) -> None:
         """Show what surgery has done."""
@@ -132,41 +163,52 @@ class PruningRun:
             result=self.result,
             between_batches=self._between_batches,
         )
+        latency = self._calibrated_latency(survey.surgery)
+        space = survey.space(self.round.dense, latency)
+        if self.settings.has_front:
+            self._choice = FrontChoice(
+                self.trainer,
+                self.module,
+                self.settings,
+                self.round.dense,
+                space,
+                self._candidates,
+                lambda budget: survey.limits(budget, self.round.dense, latency),
+                self.result,
+            )
+        return space
+
+    def _calibrated_latency(self, surgery: ChannelSurgery) -> LatencyModel | None:
         self._found = self._file.read(self._state)
         limit = self.settings.budget.get(LATENCY)
         if limit is None:
-            return survey.space(self.round.dense)
+            return None
         calibration = self._found and self._found.get("latency")
-        self._latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
-        return survey.space(self.round.dense, self._latency.model)
+        self._latency = LatencyLimit(self.trainer, surgery, limit, calibration)
+        return self._latency.model
 
-    def _make_search(self, space: SearchSpace) -> GeneticSearch:
-        settings = self.settings
-        search = GeneticSearch(
-            space,
-            mode=settings.mode,
-            population_size=settings.population_size,
-            generations=settings.generations,
-            max_evaluations=settings.max_evaluations,
-            max_time=settings.max_time,
-            patience=settings.patience,
-            evaluation_factor=settings.evaluation_factor,
-            seed=settings.seed,
+    def _make_search(self, space: SearchSpace) -> AskTellSearch:
+        search = (
+            genetic_search(space, self.settings)
+            if self._choice is None
+            else self._choice.make_search()
         )
         if self._found is not None:
             search.load_state_dict(self._found)
-        self._candidates.start_race(search.num_parents, self._found and self._found.get("race"))
+        if isinstance(search, GeneticSearch):
+            race = self._found and self._found.get("race")
+            self._candidates.start_race(search.num_parents, race)
         self._search = search
         return search
 
-    def _state_of(self, search: GeneticSearch) -> dict[str, Any]:
+    def _state_of(self, search: AskTellSearch) -> dict[str, Any]:
         return {
             **search.state_dict(),
             "race": self._candidates.race_state,
             "latency": self._latency and self._latency.state_dict(),
         }
 
-    def _run_search(self, search: GeneticSearch) -> None:
+    def _run_search(self, search: AskTellSearch) -> None:
         self._announcer.start(search)
         try:
             while not search.done:
@@ -181,7 +223,8 @@ class PruningRun:
             self._file.write(self._state_of(search))
             raise
         self.result.history = self._candidates.with_work(search.history)
-        self.result.seeds = dict(search.seeds)
+        if isinstance(search, GeneticSearch):
+            self.result.seeds = dict(search.seeds)
         rank_zero_info(f"search ended: {search.stop_reason}")
 
     def _leave_if_asked(self) -> None:
@@ -199,15 +242,17 @@ class PruningRun:
         if self.trainer.world_size == 1:  # others may be at another batch
             self._deliver_signals()
 
-    def _follow_rank_zero(self, search: GeneticSearch) -> None:
+    def _follow_rank_zero(self, search: AskTellSearch) -> None:
         """Keep the ranks' searches in step: clocks differ, and `max_time` decides by the clock."""
         if self.trainer.world_size > 1:
             state = broadcast(self.trainer, search.state_dict())
             if not self.trainer.is_global_zero:
                 search.load_state_dict(state)
 
-    def _choose(self, search: GeneticSearch) -> Mask:
+    def _choose(self, search: AskTellSearch) -> Mask | None:
         """The best mask; on all validation data where the search saw a part of it."""
+        if self._choice is not None and isinstance(search, ParetoSearch):
+            return self._choose_from(self._choice, self._choice.found(search))
         mask, fitness = search.best
         self.result.fitness["search"] = fitness
         finalists = [mask for mask, _ in search.elite(5)]

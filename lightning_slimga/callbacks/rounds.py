@@ -9,12 +9,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lightning_slimga.budget import KNOWN_BUDGETS, check_budget
+from lightning_slimga.callbacks.internals import averaged_models
 from lightning_slimga.callbacks.settings import PruningResult, expect, expect_whole
-from lightning_slimga.checkpoint import composed, plans_of, remember_plan
+from lightning_slimga.checkpoint import (
+    apply_plans,
+    composed,
+    plans_of,
+    read_plans,
+    remember_plan,
+)
 from lightning_slimga.plan import PruningPlan
 
 
@@ -154,9 +161,24 @@ class Rounds:
             f" {what}. `Trainer(min_epochs={last + 1})` keeps early stopping from ending it before."
         )
 
-    def shrunk_by(self, plans: list[PruningPlan]) -> None:
-        """A module has been brought to the size of a checkpoint."""
-        self.plans, self.plan = list(plans), composed(plans)
+    def shrink(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Bring a full-size module to a checkpoint's size before its weights are loaded.
+
+        Raises:
+            ValueError: when the module is smaller than the checkpoint.
+        """
+        plans = read_plans(checkpoint)
+        if len(plans) < len(plans_of(pl_module)):
+            kind = "one of an earlier round" if plans else "a full-size one"
+            raise ValueError(
+                f"The checkpoint is {kind}, but this {type(pl_module).__name__} has been pruned."
+                " Load it into a freshly built module."
+            )
+        if plans:
+            for model in (pl_module, *averaged_models(pl_module.trainer)):
+                apply_plans(model, plans)
+            self.plans, self.plan = plans, composed(plans)
+            rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data; the plans stand in the checkpoint already."""
@@ -168,7 +190,7 @@ class Rounds:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken, after `shrunk_by`."""
+        """Go on where `state_dict` was taken, after `shrink`."""
         self.done = state["done"]
         self.plans = self.plans[len(self.plans) - state["cuts"] :]
         self.history, self.timings = list(state["history"]), dict(state["timings"])

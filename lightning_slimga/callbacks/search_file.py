@@ -29,7 +29,8 @@ class SearchFile:
 
     def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> None:
         self._trainer = trainer
-        self._fingerprint = _fingerprint(trainer, pl_module, settings)
+        text = f"{weights_of(trainer, pl_module)} {trainer.global_step} {settings}"
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._path = _path(trainer)
 
     def read(self, offered: dict[str, Any] | None = None) -> dict[str, Any] | None:
@@ -102,9 +103,9 @@ def _path(trainer: pl.Trainer) -> Path | None:
     return None
 
 
-def _fingerprint(trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> str:
-    """A hash of rank 0's weights, the settings and the step."""
-    digest = hashlib.sha256(f"{settings} {trainer.global_step}".encode())
+def weights_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
+    """Return a hash of rank 0's weights."""
+    digest = hashlib.sha256()
     for name, tensor in pl_module.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())

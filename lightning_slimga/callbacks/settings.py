@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightning_slimga.plan import PruningPlan
+from lightning_slimga.search import Front
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class SearchSettings:
     reset_monitors: bool
     seed: int
     report: bool
+    pick: str | int | float | Mapping[str, int | float] | None = None
+    max_drop: float | None = None
+    front: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -59,6 +63,43 @@ class SearchSettings:
         share = "None, an int >= 1 or a float in (0, 1]"
         used = self.fitness_batches
         expect(_is_share_or_count(used), "fitness_batches", share, used)
+        self._check_front()
+
+    def _check_front(self) -> None:
+        expect(
+            _is_pick(self.pick),
+            "pick",
+            "None, 'knee', an int (index on the front), a float in (0, 1) (share of the first"
+            ' budget\'s cost) or a mapping such as {"macs": 0.5}',
+            self.pick,
+        )
+        if isinstance(self.pick, Mapping) and "latency_ms" not in self.budget:
+            known = "latency_ms" not in self.pick
+            expect(known, "pick", "without 'latency_ms' where `budget` has none", self.pick)
+        drop = self.max_drop
+        number = isinstance(drop, (int, float)) and not isinstance(drop, bool)
+        allowed = drop is None or (number and drop >= 0)
+        expect(allowed, "max_drop", "a number of at least 0 or None", drop)
+        either = self.pick is None or drop is None
+        expect(either, "pick", "None with `max_drop`, which picks by itself", self.pick)
+        if self.front is not None:
+            told = self.has_front
+            expect(told, "front", "None without `pick` or `max_drop`", self.front)
+        if self.has_front:
+            alone = self.patience is None
+            expect(alone, "patience", "None with `pick` or `max_drop`", self.patience)
+
+    @property
+    def has_front(self) -> bool:
+        """Whether the network is chosen from a front of metric and cost."""
+        return self.pick is not None or self.max_drop is not None
+
+    @property
+    def searched(self) -> str:
+        """What a search depends on, as text: not on how its end is chosen."""
+        by_cost = self.pick if isinstance(self.pick, (float, Mapping)) else self.has_front
+        kind = by_cost, self.max_drop is None, self.front is None
+        return f"{replace(self, pick=None, max_drop=None, front=None, report=True)} {kind}"
 
 
 @dataclass
@@ -72,6 +113,9 @@ class PruningResult:
         timings: seconds by part of the run.
         fitness: metric of the dense network, of the winner in the search, and of the winner on
             all validation data.
+        front: what there was to choose from, where the network is chosen from a front.
+        chosen: index of the point that was taken.
+        floor: the worst metric that was allowed, with `max_drop`.
     """
 
     plan: PruningPlan | None = None
@@ -79,6 +123,9 @@ class PruningResult:
     seeds: dict[str, float] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     fitness: dict[str, float] = field(default_factory=dict)
+    front: Front | None = None
+    chosen: int = 0
+    floor: float | None = None
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -108,6 +155,13 @@ def expect_whole(name: str, value: Any, least: int) -> None:
     """
     whole = isinstance(value, int) and not isinstance(value, bool)
     expect(whole and value >= least, name, f"a whole number of at least {least}", value)
+
+
+def _is_pick(value: Any) -> bool:
+    if isinstance(value, float):
+        return 0 < value < 1
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value is None or value == "knee" or whole or isinstance(value, Mapping)
 
 
 def _is_share_or_count(value: Any) -> bool:

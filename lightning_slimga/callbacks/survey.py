@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,7 +21,7 @@ from lightning_slimga.callbacks.internals import (
 )
 from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.calls import examples_of
-from lightning_slimga.search import SearchSpace
+from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery import ChannelSurgery
 
 _SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
@@ -102,17 +103,35 @@ class Survey:
                 "`GeneticPruneCallback` found no channel that can be removed:\n"
                 + "\n".join(f"  {name}: {why}" for name, _, _, why in surgery.frozen)
             )
-        full = np.array([layer.num_channels for layer in surgery.layers], dtype=np.int64)
         try:
             return SearchSpace(
                 [(layer.name, layer.slice) for layer in surgery.layers],
                 surgery.scores(),
-                budgets_for(
-                    settings.budget, surgery.cost, full, self.samples, latency, dense=dense
-                ),
+                self.limits(settings.budget, dense, latency),
                 min_channels=settings.min_channels,
                 round_to=settings.round_to,
                 effects=surgery.effects(),
             )
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
+
+    def limits(
+        self,
+        budget: Mapping[str, int | float],
+        dense: Mapping[str, float],
+        latency: Callable[[Any], Any] | None = None,
+    ) -> list[Budget]:
+        """Return a user's budget as limits, none above what the network costs as it is.
+
+        Args:
+            budget: as `SearchSettings.budget`.
+            dense: as for `space`.
+            latency: as for `space`.
+        """
+        full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
+        limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
+        costs = [float(np.asarray(limit.cost(full[None]))[0]) for limit in limits]
+        return [
+            replace(limit, limit=min(limit.limit, cost))
+            for limit, cost in zip(limits, costs, strict=True)
+        ]

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from lightning_slimga.report.data import LayerRow, PruningReport
+from lightning_slimga.report.data import FrontRows, LayerRow, PruningReport
 from lightning_slimga.report.progress import SearchProgress
 from lightning_slimga.report.table import format_table
 from lightning_slimga.report.writer import write_report
 
-__all__ = ["LayerRow", "PruningReport", "SearchProgress", "format_table", "write_report"]
+__all__ = [
+    "FrontRows",
+    "LayerRow",
+    "PruningReport",
+    "SearchProgress",
+    "format_table",
+    "write_report",
+]

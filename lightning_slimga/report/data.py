@@ -35,6 +35,25 @@ class LayerRow:
     params_after: int
 
 
+@dataclass(frozen=True)
+class FrontRows:
+    """The networks that a search over metric and cost has left to choose from.
+
+    Attributes:
+        budget: Name of the cost, e.g. ``"macs"``.
+        points: (cost, metric) of each network, cheapest first.
+        full: (cost, metric) of the network before surgery.
+        chosen: Index of the network that was cut out.
+        floor: The worst metric that was allowed, or None.
+    """
+
+    budget: str
+    points: list[tuple[float, float]]
+    full: tuple[float, float]
+    chosen: int
+    floor: float | None = None
+
+
 @dataclass
 class PruningReport:
     """Everything that is told about one run of search, surgery and fine-tuning.
@@ -46,6 +65,8 @@ class PruningReport:
         layers: One row for each prunable layer.
         macs: Multiply-adds of the whole network for one sample, (before, after).
         params: Parameters of the whole network, (before, after).
+        dense: Multiply-adds and parameters of the network before the first of several rounds, to
+            which budgets refer; None where that is the network before.
         history: The generations in order; each a dict with at least ``generation``,
             ``evaluations`` (so far), ``best``, ``mean`` and ``seconds``.
         seeds: Fitness of the masks found without a search, by name.
@@ -56,6 +77,7 @@ class PruningReport:
         frozen: What could not be pruned: (layer or tensor name, reason).
         settings: Arguments of the run that are worth repeating, as plain values.
         latency_ms: Measured milliseconds of one forward pass, (before, after), or None.
+        front: What there was to choose from, or None.
         seconds: Wall time by part of the run.
     """
 
@@ -74,6 +96,8 @@ class PruningReport:
     frozen: list[tuple[str, str]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     latency_ms: tuple[float, float] | None = None
+    dense: tuple[int, int] | None = None
+    front: FrontRows | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

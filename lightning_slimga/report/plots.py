@@ -1,4 +1,4 @@
-"""The three pictures of a run, drawn without touching the user's matplotlib backend."""
+"""The pictures of a run, drawn without touching the user's matplotlib backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lightning_slimga.report.data import LayerRow, PruningReport
+from lightning_slimga.report.data import FrontRows, LayerRow, PruningReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,7 @@ def write_plots(folder: Path, report: PruningReport) -> list[str]:
     figures = {
         "channels.png": channels_figure(report.layers) if report.layers else None,
         "fitness.png": fitness_figure(report) if report.history else None,
+        "front.png": front_figure(report.monitor, report.front) if report.front else None,
         "gamma.png": gamma_figure(report) if any(report.gamma_before.values()) else None,
     }
     drawn = {name: figure for name, figure in figures.items() if figure is not None}
@@ -93,6 +94,27 @@ def fitness_figure(report: PruningReport) -> Figure:
     axes.set(xlabel="generation", ylabel=report.monitor, title="Search, before fine-tuning")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(frameon=False, fontsize="small", loc="outside right center")
+    return figure
+
+
+def front_figure(monitor: str, front: FrontRows) -> Figure:
+    """Return the metric over the cost, as share of the network before surgery."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure, axes = _canvas()
+    shares = [cost / front.full[0] for cost, _ in front.points]
+    metrics = [metric for _, metric in front.points]
+    axes.step(shares, metrics, where="post", color=AFTER, lw=1.2, alpha=0.6)
+    axes.plot(shares, metrics, color=AFTER, ls="", marker="o", ms=4, label="front")
+    point = shares[front.chosen], metrics[front.chosen]
+    label = f"chosen: point {front.chosen}"
+    axes.plot(*point, color=AFTER, ls="", marker="o", ms=11, fillstyle="none", label=label)
+    axes.plot(1.0, front.full[1], color=BEFORE, ls="", marker="s", ms=7, label="before surgery")
+    if front.floor is not None:
+        axes.axhline(front.floor, color=SEED_COLORS[0], ls="--", lw=1.2, label="floor")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(xlabel=f"{front.budget} kept", ylabel=monitor, title="Front, before fine-tuning")
+    axes.legend(frameon=False, loc="lower right" if metrics[-1] >= metrics[0] else "upper right")
     return figure
 
 

@@ -33,10 +33,11 @@ def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
 def summary(report: PruningReport) -> str:
     """Return in one line what was asked for and what came out."""
     asked = ", ".join(f"{name} {value:,}" for name, value in report.budget.items())
+    full = report.dense or (report.macs[0], report.params[0])
     parts = [
         f"budget {asked}",
-        f"{fraction(*report.macs)} of MACs",
-        f"{fraction(*report.params)} of parameters kept",
+        f"{fraction(full[0], report.macs[1])} of MACs",
+        f"{fraction(full[1], report.params[1])} of parameters kept",
         f"{report.monitor} {report.search_fitness:.4f} after surgery",
     ]
     if report.final_fitness is not None:

@@ -25,6 +25,7 @@ UNITS = {"macs": "MACs", "params": "parameters", "latency_ms": "ms latency"}
 CAPTIONS = {
     "channels.png": "Channels kept in each layer",
     "fitness.png": "Fitness by generation",
+    "front.png": "Metric over cost",
     "gamma.png": "Scaling factors before and after",
 }
 
@@ -73,6 +74,7 @@ def format_markdown(
         ("Layers", markdown_table(LAYER_HEADER, layer_rows(report))),
         ("Pictures", pictures),
         ("Search", _search(report)),
+        ("Front", _front(report)),
         (
             "What could not be pruned",
             _frozen(report),
@@ -108,17 +110,23 @@ def _asked(report: PruningReport) -> str:
 
 
 def _outcome(report: PruningReport) -> str:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("MACs", *map(count, report.macs), fraction(*report.macs)),
         ("parameters", *map(count, report.params), fraction(*report.params)),
     ]
     if report.latency_ms is not None:
         before, after = report.latency_ms
         rows.append(("latency", f"{before:.3f} ms", f"{after:.3f} ms", fraction(before, after)))
+    header: tuple[str, ...] = ("whole network", "before", "after", "kept")
+    if report.dense is not None:  # a later round
+        shares = zip(report.dense, (report.macs[1], report.params[1]), strict=True)
+        of_dense = [*(fraction(*share) for share in shares), "–"]
+        rows = [(*row, share) for row, share in zip(rows, of_dense, strict=False)]
+        header = (*header, "of the dense network")
     lines = [f"- `{report.monitor}` right after surgery: **{report.search_fitness:.4f}**"]
     if report.final_fitness is not None:
         lines.append(f"- `{report.monitor}` at the end of the fit: **{report.final_fitness:.4f}**")
-    table = markdown_table(("whole network", "before", "after", "kept"), rows)
+    table = markdown_table(header, rows)
     return f"{table}\n\n" + "\n".join(lines)
 
 
@@ -145,6 +153,25 @@ def _search(report: PruningReport) -> str:
         ]
         parts.append(markdown_table(header, rows_by_generation))
     return "\n\n".join(parts)
+
+
+def _front(report: PruningReport) -> str:
+    """Return what there was to choose from."""
+    front = report.front
+    if front is None:
+        return ""
+    rows = []
+    for index, (cost, metric) in enumerate(front.points):
+        amount = f"{cost:.3f}" if front.budget == "latency_ms" else count(round(cost))
+        cells = (str(index), amount, fraction(front.full[0], cost), f"{metric:.4f}")
+        rows.append(tuple(f"**{c}**" for c in cells) if index == front.chosen else cells)
+    header = ("point", UNITS.get(front.budget, front.budget), "kept", report.monitor)
+    floor = "" if front.floor is None else f" At worst {front.floor:.4f} was allowed."
+    return (
+        f"No network that was tried is better and cheaper than one of these.{floor} Any of them can"
+        " be cut out later, without a search: `front.json` holds them.\n\n"
+        + markdown_table(header, rows)
+    )
 
 
 def _frozen(report: PruningReport) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_slimga.report import LayerRow, plots
+from lightning_slimga.report import FrontRows, LayerRow, plots
 from tests.report.example import example_report
 
 
@@ -33,6 +33,17 @@ def test_fitness_lines_show_history_and_near_seeds() -> None:
     assert lines["random search  0.7490"].tolist() == [0.749, 0.749]
     assert lines["gamma per MAC  0.1690 (off scale)"].size == 0
     assert axes.get_ylim()[0] > 0.5
+
+
+def test_front_shows_every_point_the_chosen_one_and_the_floor() -> None:
+    front = FrontRows("macs", [(100.0, 0.5), (400.0, 0.8)], (1000.0, 0.9), 1, floor=0.7)
+    axes = plots.front_figure("val_acc", front).axes[0]
+    lines = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.get_lines()}
+    assert lines["front"].tolist() == [[0.1, 0.5], [0.4, 0.8]]
+    assert lines["chosen: point 1"].tolist() == [[0.4, 0.8]]
+    assert lines["before surgery"].tolist() == [[1.0, 0.9]]
+    assert lines["floor"][:, 1].tolist() == [0.7, 0.7]
+    assert axes.get_ylabel() == "val_acc"
 
 
 def test_fitness_of_one_constant_generation_with_unknown_values() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_slimga.report import write_report, writer
+from lightning_slimga.report import FrontRows, write_report, writer
 from tests.report.example import example_report
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -45,6 +45,28 @@ def test_page_reads_on_its_own() -> None:
     assert "- model output: `fc.weight`, `fc.bias`" in page
     assert "| population_size | 24 |" in page
     assert "| torch | 2.14.1 |" in page
+
+
+def test_page_shows_the_front(tmp_path: Path) -> None:
+    front = FrontRows("macs", [(1e6, 0.5), (2.5e6, 0.8)], (5e6, 0.9), 1, floor=0.7)
+    report = example_report(front=front)
+    page = writer.format_markdown(report, versions={})
+    assert "| point | MACs | kept | val_acc |" in page
+    assert "| 0 | 1.00 M | 20.0% | 0.5000 |" in page
+    assert "| **1** | **2.50 M** | **50.0%** | **0.8000** |" in page
+    assert "At worst 0.7000 was allowed." in page
+    folder = write_report(tmp_path, report)
+    assert (folder / "front.png").read_bytes().startswith(PNG_SIGNATURE)
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert data["front"]["points"] == [[1e6, 0.5], [2.5e6, 0.8]]
+
+
+def test_page_of_a_later_round_compares_with_the_dense_network() -> None:
+    report = example_report(dense=(10_000_000, 200_000), macs=(2_000_000, 1_000_000))
+    page = writer.format_markdown(report, versions={})
+    assert "| whole network | before | after | kept | of the dense network |" in page
+    assert "| MACs | 2.00 M | 1.00 M | 50.0% | 10.0% |" in page
+    assert "| parameters | 174 k | 10.0 k | 5.8% | 5.0% |" in page
 
 
 def test_page_leaves_out_what_is_not_there() -> None:
