@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks import zoo_timm
 
-_SIZES = {"inception_v3": 160, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 56}
+_SIZES = {"inception_v3": 299, "alexnet": 96, "maxvit_t": 224, "vit_h_14": 56}
 _OPTIONS: dict[str, dict[str, Any]] = {
     "inception_v3": {"init_weights": False, "aux_logits": True},
     "googlenet": {"init_weights": False, "aux_logits": True},
