@@ -112,7 +112,7 @@ def _in_a_process(
         process.join()
         reasons = {
             -signal.SIGXCPU: f"not done after {arguments.seconds} s",
-            -signal.SIGKILL: "out of memory",
+            -signal.SIGKILL: "killed by the system",
         }
         code = process.exitcode or 0
         result = {"error": reasons.get(code, f"ended with code {code}")}
