@@ -51,8 +51,8 @@ that the smallest mask removes. *analysis*, *apply*: CPU seconds of one thread i
 analysis with its proof. *memory*: peak beyond the model and its forward pass during the analysis,
 in GB. *Torch-Pruning*: version 1.6.1, its own pruning of half of all channels, same seconds and
 memory; limits of 600 s and 16 GB for each model. CPU seconds, too, depend on what else the machine
-does, and the two tools may have run at different times: small differences mean nothing. It ran where it raised nothing; whether its
-networks are right is not judged here."""
+does, and the two tools may have run at different times: small differences mean nothing. It ran
+where it raised nothing; whether its networks are right is not judged here."""
 
 
 def _summary(results: Results) -> list[str]:
