@@ -32,6 +32,7 @@ class CandidateEvaluation:
         recalibration: training calls from which batch norm takes its statistics.
         result: gets the seconds.
         between_batches: called between the batches of a validation; may raise.
+        between_finalists: called by all ranks before each mask of `on_everything`; may raise.
 
     Attributes:
         race: what stops candidates early; None before `start_race`.
@@ -48,13 +49,14 @@ class CandidateEvaluation:
         recalibration: Sequence[Call],
         result: PruningResult,
         between_batches: Callable[[], None],
+        between_finalists: Callable[[], None] = lambda: None,
     ) -> None:
         self._trainer, self._module = trainer, pl_module
         self._surgery, self._settings = surgery, settings
         self._evaluator, self._result = evaluator, result
         self._calls = recalibration if settings.recalibration_batches else []
         self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
-        self._between_batches = between_batches
+        self._between_batches, self._between_finalists = between_batches, between_finalists
         self._warned_nan = False
         self.race: Race | None = None
 
@@ -106,7 +108,11 @@ class CandidateEvaluation:
         everything = self._evaluator
         if self._settings.fitness_batches is not None:
             everything = FitnessEvaluator(self._trainer, self._module, self._settings.monitor)
-        return [self._measure(mask, everything) for mask in masks]
+        values = []
+        for mask in masks:
+            self._between_finalists()
+            values.append(self._measure(mask, everything))
+        return values
 
     def best_of(self, finalists: Sequence[Mask]) -> tuple[Mask, float]:
         """Return the finalist that is best on all validation data, and its metric."""

@@ -162,6 +162,7 @@ class PruningRun:
             recalibration=survey.training,
             result=self.result,
             between_batches=self._between_batches,
+            between_finalists=self._leave_if_asked,
         )
         latency = self._calibrated_latency(survey.surgery)
         space = survey.space(self.round.dense, latency)
@@ -217,7 +218,7 @@ class PruningRun:
                 self._follow_rank_zero(search)
                 self._announcer.evaluated(search)
                 self._leave_if_asked()
-                if search.generation > generation:
+                if search.generation > generation or search.done:
                     self._file.write(self._state_of(search))
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
             self._file.write(self._state_of(search))

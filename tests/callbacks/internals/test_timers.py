@@ -11,9 +11,10 @@ from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, fitted, prune,
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every Timer's time is up from the third evaluation of the search on; what ran in the fit."""
+def late(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
+    """Every Timer's time is up from the third evaluation on, or another; what ran in the fit."""
     heard: list[str] = []
+    last = getattr(request, "param", 3)
     evaluate = FitnessEvaluator.__call__
 
     def counted(self: FitnessEvaluator, **arguments: Any) -> float:
@@ -21,7 +22,7 @@ def late(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return evaluate(self, **arguments)
 
     def elapsed(*_: Any) -> float:
-        return 1e6 if heard.count("evaluation") >= 3 else 0.0
+        return 1e6 if heard.count("evaluation") >= last else 0.0
 
     monkeypatch.setattr(FitnessEvaluator, "__call__", counted)
     monkeypatch.setattr(Timer, "time_elapsed", elapsed)
@@ -50,6 +51,16 @@ def test_a_limit_of_the_trainer_ends_the_fit_in_the_search(late: list[str]) -> N
     assert (fit.current_epoch, fit.global_step) == (1, 2)
     assert "on_advance_end" not in vars(fit.fit_loop)
     assert {"val_loss", "train_loss"} <= set(fit.callback_metrics)
+
+
+@pytest.mark.parametrize("late", [7], indirect=True)
+def test_time_that_is_up_among_the_finalists(late: list[str]) -> None:
+    """One evaluation of the dense network, four of candidates, and two of four finalists."""
+    few = prune(fitness_batches=1, max_evaluations=4)
+    with pytest.warns(UserWarning, match="Time is up in the middle"):
+        _, module = fitted(Net(), Timer({"hours": 1}), few)
+    assert late.count("evaluation") == 7
+    assert widths(module) == WIDTHS
 
 
 def test_the_fewest_epochs_go_before(late: list[str]) -> None:
