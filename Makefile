@@ -50,7 +50,7 @@ lint: $(STAMP) ## ruff and mypy
 bench: $(STAMP) ## run the quick benchmarks (benchmarks/README.md)
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
-bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 35 minutes
+bench-fashion: $(STAMP) ## the Fashion-MNIST experiment and its table in README.md, about 40 minutes
 	$(PY) -m benchmarks.fashion_mnist
 
 bench-search: $(STAMP) ## the search beside its controls and without its parts; the tables of docs/search.md

@@ -1,6 +1,6 @@
 """Fashion-MNIST: dense, and 50 % and 35 % of the MACs, in fits of the same number of epochs.
 
-    python -m benchmarks.fashion_mnist            # 3 seeds, about 35 minutes on two cores
+    python -m benchmarks.fashion_mnist            # 3 seeds, about 40 minutes on two cores
     python -m benchmarks.fashion_mnist --quick    # a run of the script itself, numbers mean nothing
 
 Every number is of the last epoch. Networks are chosen on 5,000 validation images; the 10,000 test
