@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning_utilities.core.imports import RequirementCache
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,6 +16,10 @@ from lightning_slimga import GeneticPruneCallback
 
 WIDTHS = (8, 12)
 """Channels of the two convolutions: what can be removed."""
+
+lightning_2_6 = pytest.mark.skipif(
+    not RequirementCache("lightning>=2.6"), reason="Lightning has this from 2.6 on"
+)
 
 
 def data(count: int = 24, seed: int = 0) -> TensorDataset:

@@ -19,6 +19,7 @@ from tests.callbacks.small_fit import (
     assert_equal,
     assert_optimized,
     assert_pruned,
+    lightning_2_6,
     prune,
     trainer,
     widths,
@@ -176,7 +177,7 @@ def test_a_checkpoint_from_within_an_evaluation_is_of_the_full_network(
     assert len(evaluations.masks) - done == done - (at - 1)
 
 
-@pytest.mark.skipif(not hasattr(of_lightning, "EMAWeightAveraging"), reason="lightning >= 2.6")
+@lightning_2_6
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_checkpoint_from_within_an_evaluation_beside_an_average(
     tmp_path: Path, evaluations: Evaluations, order: int

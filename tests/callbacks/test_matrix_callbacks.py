@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
-from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -24,95 +23,10 @@ from tests.callbacks.small_fit import (
     assert_pruned,
     data,
     fitted,
+    lightning_2_6,
     prune,
-    trainer,
     widths,
 )
-
-averaging = pytest.mark.skipif(
-    not hasattr(of_lightning, "EMAWeightAveraging"), reason="lightning >= 2.6"
-)
-
-
-def since(version: str, why: str) -> Any:
-    """Older releases cannot do this without us either."""
-    return pytest.mark.skipif(not RequirementCache(f"lightning>={version}"), reason=why)
-
-
-class Average(pl.Callback):
-    """The average by hand: of all weights seen so far, cut when the network is cut."""
-
-    def __init__(self, decay: float) -> None:
-        self.decay = decay
-        self.average: dict[str, torch.Tensor] = {}
-
-    def on_surgery(self, trainer: Any, pl_module: Any, plan: Any) -> None:
-        for name, cut in plan.tensors.items():
-            if name in self.average:
-                self.average[name] = cut.take(self.average[name])
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        for name, parameter in pl_module.named_parameters():
-            now = parameter.detach().clone()
-            before = self.average.get(name, now)
-            self.average[name] = self.decay * before + (1 - self.decay) * now
-
-
-@averaging
-def test_an_exponential_average_is_cut_along(tmp_path: Path) -> None:
-    mine, theirs = Average(0.9), of_lightning.EMAWeightAveraging(decay=0.9)
-    saver = of_lightning.ModelCheckpoint(tmp_path, save_last=True)
-    fit, module = fitted(Net(), mine, theirs, prune(), saver, max_epochs=3)
-    assert_pruned(fit, module)
-    assert theirs._average_model.module.body[0].weight.shape == module.body[0].weight.shape
-    for name, parameter in module.named_parameters():  # the fit ends with the average
-        torch.testing.assert_close(parameter.detach(), mine.average[name])
-    loaded = load_pruned(Net, tmp_path / "last.ckpt")
-    for name, parameter in loaded.named_parameters():
-        torch.testing.assert_close(parameter.detach(), mine.average[name])
-
-
-@averaging
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-@pytest.mark.parametrize("order", [1, -1])
-def test_an_average_is_resumed_small(tmp_path: Path, order: int) -> None:
-    def run(module: Any, path: Any = None) -> Any:
-        saver = of_lightning.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-        callbacks = [of_lightning.EMAWeightAveraging(decay=0.9), prune(), saver][::order]
-        fit = trainer(*callbacks, max_epochs=4)
-        fit.fit(module, ckpt_path=path)
-        return module
-
-    whole = run(Net())
-    for epoch in (0, 1, 2):
-        assert_equal(run(Net(), tmp_path / f"epoch={epoch}.ckpt"), whole)
-
-
-@pytest.mark.filterwarnings("ignore:.*Swapping scheduler")
-@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
-def test_stochastic_weight_averaging_is_resumed_small(tmp_path: Path) -> None:
-    def run(module: Any, path: Any = None) -> Any:
-        saver = of_lightning.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-        theirs = of_lightning.StochasticWeightAveraging(0.05, swa_epoch_start=1)
-        fit = trainer(theirs, prune(prune_epoch=2), saver, max_epochs=5)
-        fit.fit(module, ckpt_path=path)
-        return module
-
-    whole = run(Net())
-    for epoch in (1, 3):
-        assert_equal(run(Net(), tmp_path / f"epoch={epoch}.ckpt"), whole)
-
-
-@pytest.mark.filterwarnings("ignore:.*Swapping scheduler")
-@pytest.mark.parametrize(("start", "epoch"), [(1, 2), (2, 1), (2, 2)])
-def test_stochastic_weight_averaging(start: int, epoch: int) -> None:
-    """Surgery while the average grows, before it begins, and at the same moment."""
-    theirs = of_lightning.StochasticWeightAveraging(0.05, swa_epoch_start=start)
-    fit, module = fitted(Net(), theirs, prune(prune_epoch=epoch), max_epochs=4)
-    assert sum(widths(module)) < sum(WIDTHS)
-    assert_optimized(fit, module)
-    assert theirs._average_model.body[3].weight.shape == module.body[3].weight.shape
-    assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
 def test_learning_rate_monitor(tmp_path: Path) -> None:
@@ -137,7 +51,6 @@ class Tunable(Net):
         return DataLoader(data(), batch_size=self.batch_size)
 
 
-@since("2.5.5", "the finder does not tell the optimizers what it has found")
 def test_learning_rate_finder() -> None:
     finder = of_lightning.LearningRateFinder(1e-4, 0.1, num_training_steps=20)
     fit, module = fitted(Tunable(), finder, prune())
@@ -173,9 +86,7 @@ def test_the_summary_is_printed_again_small(
     assert f" {sum(p.numel() for p in module.body.parameters())} " in text
 
 
-@pytest.mark.parametrize(
-    "rich", [False, pytest.param(True, marks=since("2.5.3", "Rich >= 14.1 breaks its bar"))]
-)
+@pytest.mark.parametrize("rich", [False, True])
 def test_progress_bars(rich: bool, capsys: pytest.CaptureFixture[str]) -> None:
     bar = of_lightning.RichProgressBar() if rich else of_lightning.TQDMProgressBar()
     fit, module = fitted(Net(), bar, prune(), enable_progress_bar=True)
@@ -294,7 +205,7 @@ def test_a_callback_that_logs_the_monitored_metric_itself() -> None:
         fitted(Net(), Logs(), prune(monitor="from_callback"))
 
 
-@since("2.6", "a Trainer refuses callbacks of the other package")
+@lightning_2_6
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_under_a_trainer_of_the_other_package(tmp_path: Path) -> None:
     with warnings.catch_warnings():

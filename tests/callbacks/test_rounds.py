@@ -10,12 +10,8 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    OnExceptionCheckpoint,
-)
+from lightning.pytorch import callbacks as of_lightning
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback, load_pruned
@@ -26,6 +22,7 @@ from tests.callbacks.small_fit import (
     assert_equal,
     assert_optimized,
     fitted,
+    lightning_2_6,
     prune,
     trainer,
     widths,
@@ -189,11 +186,12 @@ def test_interrupted_in_the_middle_of_the_second_search(
     assert not list(again.glob("pruning_search*"))
 
 
+@lightning_2_6
 def test_averaged_copies_are_cut_in_every_round(tmp_path: Path) -> None:
     def fit(path: Any = None) -> tuple[Any, Any]:
         pl.seed_everything(7, verbose=False)
         every = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
-        module, average = Net(), EMAWeightAveraging(decay=0.5)
+        module, average = Net(), of_lightning.EMAWeightAveraging(decay=0.5)
         trainer(every, average, rounds(), max_epochs=4).fit(module, ckpt_path=path)
         return module, average
 

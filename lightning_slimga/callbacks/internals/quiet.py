@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -118,14 +118,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def eager() -> AbstractContextManager[Any]:
-    """Let compiled code run uncompiled for a while (torch >= 2.6).
+    """Let compiled code run uncompiled for a while.
 
     It would compile anew for each shape until it gives up for good, and it does not see hooks that
     were added after compilation.
     """
-    if hasattr(torch.compiler, "set_stance"):
-        return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
-    return nullcontext()
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -234,7 +234,6 @@ def test_recorded_arguments_can_be_replayed_without_the_precision_plugin(precisi
     assert at_batch_start(run, Parts(), precision=precision) == [dtype[precision]] * 2
 
 
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch >= 2.6")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo on `self.log`
 @pytest.mark.parametrize("what", ["module", "child", "step"])
 def test_compiled_code_is_recorded_too(what: str) -> None:

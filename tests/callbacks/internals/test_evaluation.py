@@ -261,7 +261,6 @@ def test_data_module_and_precision(precision: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo on `self.log`
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs torch >= 2.6")
 def test_a_compiled_module_is_not_compiled_for_every_candidate() -> None:
     graphs = torch._dynamo.utils.counters["stats"]
 
