@@ -9,94 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import signal
 import sys
-import time
 import warnings
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import patch
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback
 from lightning_slimga.callbacks.pruning_run import PruningRun
 from lightning_slimga.search import GeneticSearch
+from tests.distributed.networks import RANK, Failing, Net, forward_on_cpu
 
-RANK = int(os.environ.get("LOCAL_RANK", 0))
-NUM_IMAGES, GLOBAL_BATCH = 64, 16
-
-
-def images(count: int, seed: int) -> TensorDataset:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % 4
-    x = torch.randn(count, 2, 6, 6, generator=generator)
-    for k in range(4):
-        x[y == k, k % 2, 3 * (k // 2) : 3 * (k // 2) + 3] += 1.0
-    return TensorDataset(x, y)
-
-
-class Net(pl.LightningModule):
-    """Logs its metrics as plain tensors, without `sync_dist`.
-
-    Args:
-        frozen: batch norm uses and keeps its running statistics also in training, so that the
-            gradient of a batch is the mean of the gradients of its parts.
-        in_order: of two processes, rank r takes images r, r + 2, ...; else as Lightning shards.
-        batch_size: per process.
-    """
-
-    def __init__(self, *, frozen: bool, in_order: bool, batch_size: int) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 16, 3),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Conv2d(16, 24, 3, bias=False),
-            nn.BatchNorm2d(24),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(24, 4)
-        self.frozen, self.in_order, self.batch_size = frozen, in_order, batch_size
-        self.train()  # Lightning keeps the modes that it finds
-
-    def train(self, mode: bool = True) -> Net:
-        super().train(mode)
-        for module in self.body:
-            if self.frozen and isinstance(module, nn.BatchNorm2d):
-                module.train(False)
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).mean((2, 3)))
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
-
-    def configure_optimizers(self) -> Any:
-        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-
-    def train_dataloader(self) -> Any:
-        return self.loader(images(NUM_IMAGES, 0))
-
-    def val_dataloader(self) -> Any:
-        return self.loader(images(32, 1))
-
-    def loader(self, data: TensorDataset) -> Any:
-        sampler = None
-        if self.in_order and self.trainer.world_size > 1:
-            sampler = DistributedSampler(data, shuffle=False)
-        return DataLoader(data, batch_size=self.batch_size, sampler=sampler)
+GLOBAL_BATCH = 16
+NODES = int(os.environ.get("NODES", 1))
 
 
 class Watch(pl.Callback):
@@ -167,8 +97,10 @@ def fit(name: str, *, processes: int) -> dict[str, Any]:
         callbacks.append(ModelCheckpoint(folder, save_last=True))
     trainer = pl.Trainer(
         max_epochs=3,
+        max_time={"hours": 1} if name == "timer" else None,
         accelerator="cpu",
-        devices=processes,
+        devices=processes // NODES,
+        num_nodes=NODES if processes > 1 else 1,
         strategy="ddp" if processes > 1 else "auto",
         callbacks=callbacks,
         logger=False,
@@ -218,6 +150,26 @@ def clocks(name: str, *, processes: int) -> dict[str, Any]:
         GeneticSearch.seconds = seconds  # type: ignore[method-assign]
 
 
+def timer(name: str, *, processes: int) -> dict[str, Any]:
+    """A fit whose Timer has run out on rank 0 alone, after six candidates."""
+    judged = []
+    tell = GeneticSearch.tell
+
+    def counted(search: GeneticSearch, *arguments: Any) -> None:
+        judged.append(arguments)
+        tell(search, *arguments)
+
+    def elapsed(*_: Any) -> float:
+        return 1e6 if RANK == 0 and len(judged) >= 6 else 0.0
+
+    with (
+        patch.object(GeneticSearch, "tell", counted),
+        patch.object(Timer, "time_elapsed", elapsed),
+    ):
+        seen = fit(name, processes=processes)
+    return {**seen, "judged": len(judged)}
+
+
 def synchronized(name: str, *, processes: int) -> dict[str, Any]:
     """A fit with SyncBatchNorm, which torch refuses to wrap and to train on CPUs."""
     with (
@@ -227,48 +179,13 @@ def synchronized(name: str, *, processes: int) -> dict[str, Any]:
         return fit(name, processes=processes)
 
 
-def forward_on_cpu(self: nn.SyncBatchNorm, x: Tensor) -> Tensor:
-    """What SyncBatchNorm computes, written with collectives that gloo has; all batches as large."""
-    group = self.process_group or torch.distributed.group.WORLD
-    ranks = torch.distributed.get_world_size(group)
-    if not (self.training and ranks > 1):
-        return BatchNorm.forward(self, x)
-    count = ranks * x.numel() // x.shape[1]
-    mean = all_reduce(x.sum((0, 2, 3)), group=group) / count
-    centred = x - mean.view(1, -1, 1, 1)
-    variance = all_reduce(centred.square().sum((0, 2, 3)), group=group) / count
-    with torch.no_grad():
-        self.num_batches_tracked += 1
-        share = self.momentum or 1 / int(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance * count / (count - 1), share)
-    scale = self.weight / (variance + self.eps).sqrt()
-    return centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-
-class Failing(Net):
-    """Raises while a candidate is judged, on one rank, or receives a signal there."""
-
-    failing_rank = int(os.environ.get("FAILING_RANK", 1))
-    calls: ClassVar[list[int]] = []  # what an instance counts, an evaluation takes back
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.calls.append(batch_idx)
-        if self.failing_rank == RANK and len(self.calls) == 12:
-            print(f"STRUCK {time.time()}", flush=True)
-            if "SIGNAL" not in os.environ:
-                raise ValueError("a mistake of the user's")
-            os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
-        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
-        self.log("val_loss", loss, sync_dist="SYNC" in os.environ)
-
-
 FITS = {
     "norm": fit,
     "failing": fit,
     "frozen": fit,
     "synchronized": synchronized,
     "clocks": clocks,
+    "timer": timer,
     "disagreeing": disagreeing,
 }
 

@@ -12,12 +12,14 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DistributedSampler
 
-from tests.distributed.fits import GLOBAL_BATCH, NUM_IMAGES, fit, images
+from tests.distributed.fits import GLOBAL_BATCH, fit
 from tests.distributed.launching import LAUNCHERS, launch, results
+from tests.distributed.networks import NUM_IMAGES, images
 
 NAMES = {
-    "script": ("norm", "frozen", "synchronized", "clocks", "disagreeing"),
+    "script": ("norm", "frozen", "synchronized", "clocks", "timer", "disagreeing"),
     "torchrun": ("norm",),
+    "nodes": ("norm",),
 }
 BATCH = GLOBAL_BATCH // 2
 
@@ -96,6 +98,14 @@ def test_time_is_up_on_all_ranks_or_none(ranks: Ranks) -> None:
     assert first["history"] == second["history"]
     assert first["history"][-1]["evaluations"] == 6
     assert first["plan"] == second["plan"]
+
+
+def test_a_timer_ends_the_fit_on_all_ranks(ranks: Ranks) -> None:
+    first, second = ranks("script", "timer")
+    assert first["judged"] == second["judged"] == 6
+    assert "plan" not in first
+    assert first["weights"] == second["weights"]
+    assert len(first["weights"]["body.0.bias"]) == 16
 
 
 def test_ranks_that_disagree_are_stopped_before_surgery(ranks: Ranks) -> None:
