@@ -251,8 +251,9 @@ class GeneticPruneCallback(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tidy up, and say so when the fit ended too early for a search."""
-        if self._search_state is None:
+        if self._rounds.finished:
             remove_search_file(trainer)
+        elif self._search_state is None:
             self._rounds.warn_of_early_end(trainer)
 
     def on_exception(
