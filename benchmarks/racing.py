@@ -40,7 +40,7 @@ class Setting:
     budget: float = 0.35
     epochs: int = 1
     population_size: int = 24
-    max_evaluations: int = 96
+    max_evaluations: int = 216
     eval_batch_size: int = 125
     fitness_batches: int = 20
     limit_train_batches: float = 1.0
