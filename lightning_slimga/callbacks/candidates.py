@@ -65,6 +65,13 @@ class CandidateEvaluation:
         """What the race remembers, plain data."""
         return None if self.race is None else self.race.state_dict()
 
+    @property
+    def race_summary(self) -> str:
+        """What racing has saved, to be added to a sentence; empty if nothing."""
+        if self.race is None or not self.race.saved:
+            return ""
+        return f"; racing saved {self.race.saved:.0%} of the validation batches"
+
     def with_work(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return a search's history, with the part of the forward work that racing left over."""
         return history if self.race is None else self.race.with_work(history)

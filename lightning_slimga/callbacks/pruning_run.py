@@ -226,7 +226,7 @@ class PruningRun:
         self.result.history = self._candidates.with_work(search.history)
         if isinstance(search, GeneticSearch):
             self.result.seeds = dict(search.seeds)
-        rank_zero_info(f"search ended: {search.stop_reason}")
+        rank_zero_info(f"search ended: {search.stop_reason}{self._candidates.race_summary}")
 
     def _leave_if_asked(self) -> None:
         """Here the network is whole, and may be left by all ranks together."""

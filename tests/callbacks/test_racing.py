@@ -48,9 +48,13 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return values
 
 
-def test_work_is_saved_and_the_best_is_always_complete(told: list[float]) -> None:
+def test_work_is_saved_and_the_best_is_always_complete(
+    told: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
     callback = search()
-    fitted(Raced(), callback)
+    with caplog.at_level(logging.INFO):
+        fitted(Raced(), callback)
+    assert "; racing saved" in caplog.text
     work = [entry["work"] for entry in callback.history]
     assert all(0 < share <= 1 for share in work)
     assert min(work) < 1
