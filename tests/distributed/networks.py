@@ -37,6 +37,8 @@ class Net(pl.LightningModule):
         batch_size: per process.
     """
 
+    validation_images = 32
+
     def __init__(self, *, frozen: bool, in_order: bool, batch_size: int) -> None:
         super().__init__()
         torch.manual_seed(1)
@@ -75,7 +77,7 @@ class Net(pl.LightningModule):
         return self.loader(images(NUM_IMAGES, 0))
 
     def val_dataloader(self) -> Any:
-        return self.loader(images(32, 1))
+        return self.loader(images(self.validation_images, 1))
 
     def loader(self, data: TensorDataset) -> Any:
         sampler = None

@@ -17,7 +17,7 @@ from tests.distributed.launching import LAUNCHERS, launch, results
 from tests.distributed.networks import NUM_IMAGES, images
 
 NAMES = {
-    "script": ("norm", "frozen", "synchronized", "clocks", "timer", "disagreeing"),
+    "script": ("norm", "frozen", "synchronized", "clocks", "timer", "raced", "disagreeing"),
     "torchrun": ("norm",),
     "nodes": ("norm",),
 }
@@ -52,6 +52,14 @@ def test_ranks_stay_equal(launcher: str, ranks: Ranks) -> None:
         assert first[what] == second[what], what
     steps = NUM_IMAGES // GLOBAL_BATCH * 2
     assert len(set(first["steps"])) == steps  # they were equal, and they moved
+
+
+def test_ranks_stop_the_same_candidates(ranks: Ranks) -> None:
+    """Each on its share of the batches, under a limit on latency that rank 0 has measured."""
+    first, second = ranks("script", "raced")
+    for what in ("plan", "history", "weights"):
+        assert first[what] == second[what], what
+    assert min(entry["work"] for entry in first["history"]) < 1
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
