@@ -129,9 +129,7 @@ class Proof:
             keep = _part(graph, keep, exact)
             found = self._shrunk(graph, keep)
         try:
-            as_it_is = running(self.model, as_it_is=True)
-            with as_it_is, masked(self.model, graph, trace.slots, keep):
-                wanted = [call.run(self.model) for call in self.calls]
+            wanted = self._masked(graph, keep)
         except Exception as error:  # e.g. the network checks its own values
             return f"the masked network fails ({error})"
         what = compare_outputs(wanted, found)
@@ -155,8 +153,9 @@ class Proof:
         return reference is not None and compare_outputs(reference, found) is None
 
     def _masked(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
-        slots = self.analysis.trace.slots
-        with running(self.model), masked(self.model, graph, slots, keep):
+        """What the network returns masked; its attention runs torch's own code, not ours."""
+        as_it_is = running(self.model, as_it_is=True)
+        with as_it_is, masked(self.model, graph, self.analysis.trace.slots, keep):
             return [call.run(self.model) for call in self.calls]
 
     def _explained(self, graph: ChannelGraph, keep: Mask, what: str) -> str | None:
