@@ -150,8 +150,8 @@ class Rounds:
             self.done += 1
 
     def warn_of_early_end(self, trainer: pl.Trainer) -> None:
-        """Say which rounds have not come about."""
-        if self.finished or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Say which rounds have not come about, of a fit that has not finished them."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         epoch, last = self.epochs[self.done], self.epochs[-1]
         rounds = f"{self.done} of {len(self.epochs)} rounds are done"
