@@ -18,6 +18,7 @@ from lightning_slimga.callbacks.search_file import weights_of
 from lightning_slimga.callbacks.searches import pareto_search
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.search import Budget, Front, ParetoSearch, SearchSpace
+from lightning_slimga.search.space import meets
 from lightning_slimga.shrinking import Mask
 
 _SMALLEST = 0.2
@@ -63,7 +64,7 @@ class FrontChoice:
     def already_met(self) -> bool:
         """Whether the uncut network is the one that is picked."""
         wanted = self.wanted
-        return bool(wanted) and _within(wanted, self.space.grid.size[None])[0]
+        return bool(wanted) and bool(meets(wanted, self.space.grid.size[None])[0])
 
     def make_search(self) -> ParetoSearch:
         """Return a search over all costs of interest.
@@ -74,7 +75,7 @@ class FrontChoice:
         settings, space = self.settings, self.space
         smallest = _SMALLEST if settings.max_drop is None else _SMALLEST_THAT_MAY_HOLD
         for budget in self.wanted:
-            least = float(np.asarray(budget.cost(space.grid.lowest[None]))[0])
+            least = budget.cost_of(space.grid.lowest)
             if least > budget.limit:
                 raise MisconfigurationException(
                     f"Expected argument `pick` to be within reach, but got {settings.pick}, which"
@@ -172,7 +173,7 @@ class FrontChoice:
                 )
             return pick % len(front)
         counts = self.space.counts(np.stack([point.mask for point in front.points]))
-        fits = np.flatnonzero(_within(self.wanted, counts))
+        fits = np.flatnonzero(meets(self.wanted, counts))
         if not len(fits):
             raise MisconfigurationException(
                 f"Expected argument `pick` to be within reach of the front, whose cheapest network"
@@ -200,14 +201,13 @@ class FrontChoice:
 
     def _is_allowed(self, mask: Mask) -> bool:
         """Whether a saved network suits the arguments of this run; predictions of latency vary."""
-        counts, grid = self.space.counts(mask[None]), self.space.grid
+        counts = self.space.counts(mask[None])
         exact = [budget for budget in self.space.budgets if budget.name != LATENCY]
-        legal = (grid.counts(grid.levels(counts)) == counts).all()
-        return bool(legal and _within(exact, counts)[0])
+        return bool(self.space.is_legal(counts)[0] and meets(exact, counts)[0])
 
     @property
     def _full_cost(self) -> float:
-        return float(np.asarray(self.space.budgets[0].cost(self.space.grid.size[None]))[0])
+        return self.space.budgets[0].cost_of(self.space.grid.size)
 
     @property
     def _hint(self) -> str:
@@ -226,10 +226,3 @@ class FrontChoice:
         if self.settings.fitness_batches is None:
             return self.result.fitness["dense"]
         return FitnessEvaluator(self.trainer, self.pl_module, self.settings.monitor)()
-
-
-def _within(budgets: list[Budget], counts: Any) -> Any:
-    result = np.ones(len(counts), dtype=np.bool_)
-    for budget in budgets:
-        result &= np.asarray(budget.cost(counts)) <= budget.limit
-    return result

@@ -130,8 +130,4 @@ class Survey:
         """
         full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
         limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
-        costs = [float(np.asarray(limit.cost(full[None]))[0]) for limit in limits]
-        return [
-            replace(limit, limit=min(limit.limit, cost))
-            for limit, cost in zip(limits, costs, strict=True)
-        ]
+        return [replace(one, limit=min(one.limit, one.cost_of(full))) for one in limits]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,20 @@ class Budget:
     name: str
     limit: float
     cost: Callable[[IntArray], IntArray | FloatArray]
+
+    def cost_of(self, counts: IntArray) -> float:
+        """Return the cost of one network with these kept channels per layer, shape (L,)."""
+        return float(np.asarray(self.cost(counts[None]))[0])
+
+
+def meets(
+    budgets: Iterable[Budget], counts: IntArray, share: FloatArray | float = 1.0
+) -> BoolArray:
+    """Return which counts, shape (P, L), meet all budgets, their limits scaled by `share`."""
+    result = np.ones(len(counts), dtype=np.bool_)
+    for budget in budgets:
+        result &= np.asarray(budget.cost(counts)) <= budget.limit * share
+    return result
 
 
 class SearchSpace:
@@ -97,16 +111,17 @@ class SearchSpace:
 
     def fits(self, counts: IntArray, share: FloatArray | float = 1.0) -> BoolArray:
         """Return which counts, shape (P, L), meet all budgets, their limits scaled by `share`."""
-        result = np.ones(len(counts), dtype=np.bool_)
-        for budget in self.budgets:
-            result &= np.asarray(budget.cost(counts)) <= budget.limit * share
+        return meets(self.budgets, counts, share)
+
+    def is_legal(self, counts: IntArray) -> BoolArray:
+        """Return which counts, shape (P, L), are widths that every layer may have."""
+        result: BoolArray = (self.grid.counts(self.grid.levels(counts)) == counts).all(axis=1)
         return result
 
     def feasible(self, masks: BoolArray) -> BoolArray:
         """Return which masks, shape (P, C), meet all budgets and only have legal widths."""
         counts = self.counts(masks)
-        legal = (self.grid.counts(self.grid.levels(counts)) == counts).all(axis=1)
-        result: BoolArray = legal & self.fits(counts)
+        result: BoolArray = self.is_legal(counts) & self.fits(counts)
         return result
 
     def repair(
@@ -151,9 +166,8 @@ class SearchSpace:
         return masks
 
     def _refuse_impossible(self) -> None:
-        smallest = self.grid.lowest[None]
         for budget in self.budgets:
-            reachable = float(np.asarray(budget.cost(smallest))[0])
+            reachable = budget.cost_of(self.grid.lowest)
             if reachable > budget.limit:
                 raise ValueError(
                     f"Expected budget `{budget.name}` to be reachable, but its limit is "
