@@ -13,7 +13,8 @@ import numpy.typing as npt
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.search import Budget
 
-KNOWN_BUDGETS = ("macs", "params", "latency_ms")
+LATENCY = "latency_ms"
+KNOWN_BUDGETS = ("macs", "params", LATENCY)
 """What can be limited."""
 
 
@@ -54,7 +55,7 @@ def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float
                 f"Expected argument `{argument}[{name!r}]` to be a number, but got"
                 f" {type(limit).__name__}."
             )
-        if name == "latency_ms":
+        if name == LATENCY:
             _check_milliseconds(argument, limit)
         elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
             raise ValueError(
@@ -67,7 +68,7 @@ def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float
 def _check_milliseconds(argument: str, limit: float) -> None:
     if not 0 < limit < math.inf:
         raise ValueError(
-            f"Expected argument `{argument}['latency_ms']` to be positive milliseconds, but got"
+            f"Expected argument `{argument}[{LATENCY!r}]` to be positive milliseconds, but got"
             f" {limit}."
         )
 
@@ -102,7 +103,7 @@ def budgets_for(
     }
     limits = []
     for name, limit in budget.items():
-        if name == "latency_ms":
+        if name == LATENCY:
             assert latency is not None
             limits.append(Budget(name, float(limit), latency))
             continue

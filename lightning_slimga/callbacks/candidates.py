@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
@@ -112,14 +113,24 @@ class CandidateEvaluation:
 
     def on_everything(self, masks: Sequence[Mask]) -> list[float]:
         """Return the metrics of masks on all validation data."""
-        everything = self._evaluator
-        if self._settings.fitness_batches is not None:
-            everything = FitnessEvaluator(self._trainer, self._module, self._settings.monitor)
         values = []
         for mask in masks:
             self._between_finalists()
-            values.append(self._measure(mask, everything))
+            values.append(self._measure(mask, self._everything))
         return values
+
+    def uncut(self) -> float:
+        """Return the metric of the network as it is, on all validation data."""
+        if self._everything is self._evaluator:  # the first evaluation of a run is that
+            return self._result.fitness["dense"]
+        return self._everything()
+
+    @cached_property
+    def _everything(self) -> FitnessEvaluator:
+        """The validation on all of its data, which is read once."""
+        if self._settings.fitness_batches is None:
+            return self._evaluator
+        return FitnessEvaluator(self._trainer, self._module, self._settings.monitor)
 
     def best_of(self, finalists: Sequence[Mask]) -> tuple[Mask, float]:
         """Return the finalist that is best on all validation data, and its metric."""

@@ -11,9 +11,9 @@ import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_slimga.budget import LATENCY
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
-from lightning_slimga.callbacks.internals import FitnessEvaluator, broadcast
-from lightning_slimga.callbacks.latency_limit import LATENCY
+from lightning_slimga.callbacks.internals import broadcast
 from lightning_slimga.callbacks.search_file import weights_of
 from lightning_slimga.callbacks.searches import pareto_search
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
@@ -94,7 +94,7 @@ class FrontChoice:
             mode=self.settings.mode,
             budget=self.space.budgets[0].name,
             layers=self._layers,
-            full=(self._uncut(), self._full_cost),
+            full=(self.candidates.uncut(), self._full_cost),
             weights=weights_of(self.trainer, self.pl_module),
         )
         return front if self.settings.fitness_batches is None else self._measured(front)
@@ -220,9 +220,3 @@ class FrontChoice:
     def _measured(self, front: Front) -> Front:
         metrics = self.candidates.on_everything([point.mask for point in front.points])
         return front.measured(metrics)
-
-    def _uncut(self) -> float:
-        """The metric of the network as it is, on all validation data."""
-        if self.settings.fitness_batches is None:
-            return self.result.fitness["dense"]
-        return FitnessEvaluator(self.trainer, self.pl_module, self.settings.monitor)()

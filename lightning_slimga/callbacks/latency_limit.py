@@ -10,15 +10,13 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_slimga.budget import LATENCY
 from lightning_slimga.callbacks.internals import broadcast
 from lightning_slimga.calls import examples_of
 from lightning_slimga.latency import LatencyBench
 from lightning_slimga.search import SearchSpace
 from lightning_slimga.shrinking import Mask
 from lightning_slimga.surgery import ChannelSurgery
-
-LATENCY = "latency_ms"
-"""Name of the budget."""
 
 _ATTEMPTS = 5
 

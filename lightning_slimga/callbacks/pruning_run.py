@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_slimga.budget import LATENCY
 from lightning_slimga.callbacks.announcing import Announcer
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.front_choice import FrontChoice
@@ -24,7 +25,7 @@ from lightning_slimga.callbacks.internals import (
     union_over_ranks,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
-from lightning_slimga.callbacks.latency_limit import LATENCY, LatencyLimit
+from lightning_slimga.callbacks.latency_limit import LatencyLimit
 from lightning_slimga.callbacks.rounds import Round
 from lightning_slimga.callbacks.search_file import SearchFile
 from lightning_slimga.callbacks.searches import genetic_search

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lightning_slimga.budget import LATENCY
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.search import Front
 
@@ -73,9 +74,9 @@ class SearchSettings:
             ' budget\'s cost) or a mapping such as {"macs": 0.5}',
             self.pick,
         )
-        if isinstance(self.pick, Mapping) and "latency_ms" not in self.budget:
-            known = "latency_ms" not in self.pick
-            expect(known, "pick", "without 'latency_ms' where `budget` has none", self.pick)
+        if isinstance(self.pick, Mapping) and LATENCY not in self.budget:
+            known = LATENCY not in self.pick
+            expect(known, "pick", f"without {LATENCY!r} where `budget` has none", self.pick)
         drop = self.max_drop
         number = isinstance(drop, (int, float)) and not isinstance(drop, bool)
         allowed = drop is None or (number and drop >= 0)
