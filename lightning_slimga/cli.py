@@ -157,6 +157,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_MODEL,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_network(inspect)
+    _add_surgery(inspect)
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _add_network(inspect: argparse.ArgumentParser) -> None:
+    """Which network it is, and how it is built and run."""
     inspect.add_argument("model", help="torchvision:NAME, timm:NAME or path.to.module:NAME")
     inspect.add_argument(
         "--input",
@@ -175,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="an argument of the class; values are Python literals, or else text",
     )
+
+
+def _add_surgery(inspect: argparse.ArgumentParser) -> None:
+    """The options of `ChannelSurgery`."""
     inspect.add_argument(
         "--ignore", action="append", default=[], metavar="PATTERN", help="modules to leave whole"
     )
@@ -190,8 +202,6 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "--round-to", type=int, default=1, metavar="N", help="layers keep a multiple of N, or all"
     )
-    inspect.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 def _setting(text: str) -> tuple[str, Any]:
