@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from lightning_slimga.graph.channel_graph import ChannelGraph, Layer
 from lightning_slimga.graph.slots import Slot, tensor_at
@@ -89,16 +88,12 @@ class _Weights:
         total = np.zeros(layer.num_channels)
         for name, dim in layer.tensors:
             slot = self.slots[name]
-            if slot.is_parameter and slot.tensor.dim() > 1 and dim == self._axis(slot, reading):
+            wanted = dim < 2 and self.graph.writes(name, dim) != reading
+            if slot.is_parameter and slot.tensor.dim() > 1 and wanted:
                 energy = self._tensor(name).pow(2).transpose(0, dim).flatten(1).sum(1)
                 self._add(total, layer, (name, dim), energy.cpu().numpy())
         norms: Scores = np.sqrt(total)
         return norms
-
-    def _axis(self, slot: Slot, reading: bool) -> int:
-        """Weights are (outputs, inputs, ...), those of transposed convolutions the other way."""
-        module = self.model.get_submodule(slot.places[0][0])
-        return int(reading) ^ isinstance(module, _ConvTransposeNd)
 
     def _tensor(self, name: str) -> torch.Tensor:
         tensor = tensor_at(self.model, self.slots[name].places[0])

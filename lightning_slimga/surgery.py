@@ -114,6 +114,10 @@ class ChannelSurgery:
         """MACs and parameters over kept channels per layer."""
         return self._graph.cost
 
+    def writes(self, tensor: str, dim: int) -> bool:
+        """Whether channels along a dimension of a tensor are those that it makes (or scales)."""
+        return self._graph.writes(tensor, dim)
+
     def macs(self, keep: Any) -> Any:
         """MACs of the shrunk network on the example inputs (multiply-adds, not FLOPs).
 

@@ -83,3 +83,20 @@ def test_without_gamma_the_writing_weights_count() -> None:
     writing, reading = net[0].weight.norm(dim=1), net[2].weight.norm(dim=0)
     effects = ChannelSurgery(net, torch.randn(1, 4, dtype=torch.float64)).effects()
     assert effects.tolist() == pytest.approx((writing / writing.mean() * reading).tolist())
+
+
+def test_a_plain_product_reads_along_its_first_dimension() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.write, self.read = nn.Parameter(torch.randn(3, 5)), nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.read(torch.relu(x @ self.write))
+
+    model = Product()
+    surgery = ChannelSurgery(model, torch.randn(2, 3))
+    norms = model.write.detach().double().norm(dim=0)
+    reading = model.read.weight.detach().double().norm(dim=0)
+    np.testing.assert_allclose(surgery.scores(), norms / norms.mean())
+    np.testing.assert_allclose(surgery.effects(), norms / norms.mean() * reading)

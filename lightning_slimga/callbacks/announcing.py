@@ -109,7 +109,11 @@ class Announcer:
             search_fitness=run.result.fitness["chosen"],
             gamma_before=self._gamma,
             gamma_after=_gamma_after(run, self._gamma),
-            frozen=[(name, why) for name, dim, _, why in run.surgery.frozen if dim == 0],
+            frozen=[
+                (name, why)
+                for name, dim, _, why in run.surgery.frozen
+                if run.surgery.writes(name, dim)
+            ],
             settings=vars(self.settings),
             latency_ms=None if before is None or after is None else (before, after),
             dense=_dense(self.round),
@@ -194,7 +198,9 @@ def _layer_rows(run: PruningRun) -> list[LayerRow]:
     params = [surgery.cost.params.by_module(c) for c in counts]
     rows = []
     for i, layer in enumerate(surgery.layers):
-        writers = {name.rpartition(".")[0] for name, dim in layer.tensors if dim == 0}
+        writers = {
+            name.rpartition(".")[0] for name, dim in layer.tensors if surgery.writes(name, dim)
+        }
         rows.append(
             LayerRow(
                 layer.name,

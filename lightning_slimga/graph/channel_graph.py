@@ -49,6 +49,8 @@ class ChannelGraph:
         cost: MACs and parameters of any mask.
         bit_of_label: bit of every label of the trace.
         zeroed: names of the tensors that masking sets to zero.
+        summed_rows: names of the weights that are summed over along dimension 0, as those of
+            transposed convolutions are.
     """
 
     layers: tuple[Layer, ...]
@@ -58,11 +60,16 @@ class ChannelGraph:
     cost: Cost
     bit_of_label: Bits
     zeroed: frozenset[str]
+    summed_rows: frozenset[str]
 
     @property
     def num_channels(self) -> int:
         """Removable channels: bits of a mask."""
         return self.layers[-1].slice.stop if self.layers else 0
+
+    def writes(self, tensor: str, dim: int) -> bool:
+        """Whether channels along a dimension of a tensor are those that it makes."""
+        return dim == int(tensor in self.summed_rows)
 
     def bits_of(self, labels: LabelArray) -> Bits:
         """The bit of each label; ``NOTHING`` where it cannot go."""
@@ -117,6 +124,7 @@ class _Builder:
             cost=self._cost(bit_of_label, layer_of_bit, len(layers)),
             bit_of_label=bit_of_label,
             zeroed=self._zeroed(),
+            summed_rows=frozenset(self.trace.summed_rows),
         )
         for site, labels in self.sites.items():
             found = graph.bits_of(labels)

@@ -81,10 +81,20 @@ class Op:
         """Tie two dimensions that are multiplied and summed over."""
         self.tie(a, b)
 
-    def reads(self, tensor: Tensor) -> None:
-        """Say that a tensor is the weight of a contraction: masking zeroes it, buffer or not."""
+    def reads(self, tensor: Tensor, *, over: int | None = None) -> None:
+        """Say that a tensor is the weight of a contraction: masking zeroes it, buffer or not.
+
+        Args:
+            tensor: the weight.
+            over: its dimension that is summed over. A parameter writes channels along dimension 0
+                unless that is the one.
+        """
         slot = self.trace.slot_of(tensor)
-        if slot is not None and not slot.is_parameter:
+        if slot is None:
+            return
+        if over == 0:
+            self.trace.summed_rows.add(slot.name)
+        if not slot.is_parameter:
             self.trace.contracted_buffers.add(slot.name)
 
     def is_weight(self, tensor: Tensor) -> bool:

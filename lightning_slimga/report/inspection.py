@@ -75,7 +75,7 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
     layers, touched = [], set()
     for layer in surgery.layers:
         modules = {name: name.rpartition(".")[0] for name, _ in layer.tensors}
-        writers = {modules[name] for name, dim in layer.tensors if dim == 0}
+        writers = {modules[name] for name, dim in layer.tensors if surgery.writes(name, dim)}
         touched |= set(modules.values())
         layers.append(
             {
@@ -97,7 +97,7 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
         "frozen": [
             {"name": name.rpartition(".")[0] or name, "channels": channels, "why": why}
             for name, dim, channels, why in surgery.frozen
-            if dim == 0 and not why.startswith("position inside")
+            if surgery.writes(name, dim) and not why.startswith("position inside")
         ],
         "notes": surgery.notes,
         "min_channels": surgery.widths.min_channels,

@@ -48,3 +48,15 @@ def test_macs_that_are_not_counted_are_named() -> None:
     (note,) = ChannelSurgery(Recurrent(), torch.randn(3, 2, 4)).notes
     kernel = r"aten\.(lstm|mkldnn_rnn_layer)"  # which of them is torch's choice
     assert re.fullmatch(f"MACs leave out {kernel}, which torch's counter has no formula for", note)
+
+
+def test_a_transposed_convolution_belongs_to_the_layer_that_it_makes() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 1, bias=False),
+        nn.ConvTranspose2d(6, 4, 2, 2, bias=False),
+        nn.Conv2d(4, 3, 1, bias=False),
+    )
+    first, second = ChannelSurgery(net, torch.randn(1, 2, 5, 5)).report()["layers"]
+    # 25 positions x 12 weights; 25 positions x 96 weights; 100 positions x 12 weights.
+    assert (first["macs_share"], second["macs_share"]) == (300 / 3900, 2400 / 3900)
+    assert (first["params_share"], second["params_share"]) == (12 / 120, 96 / 120)

@@ -35,7 +35,7 @@ def _convolve(
     op: Op, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int, transposed: bool
 ) -> Labels:
     lx, lw = op.labels(x), op.labels(weight)
-    op.reads(weight)
+    op.reads(weight, over=0 if transposed else 1)
     for dim in (*lx[2:], *lw[2:]):
         op.freeze(dim, "position inside a convolution's window")
     if groups == 1:

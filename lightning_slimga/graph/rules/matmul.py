@@ -17,8 +17,8 @@ def mm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
     """A (M, K), b (K, N) -> (M, N)."""
     la, lb = op.labels(a), op.labels(b)
     op.contract(la[1], lb[0])
-    op.reads(a)
-    op.reads(b)
+    op.reads(a, over=1)
+    op.reads(b, over=0)
     op.attribute(("in_features",), lb[0], b)
     op.attribute(("out_features",), lb[1], b)
     op.macs((la[0], a.shape[0]), (la[1], a.shape[1]), (lb[1], b.shape[1]))
