@@ -35,7 +35,7 @@ NETWORKS = Path(tempfile.gettempdir()) / "slimga-search-networks"
 EVALUATIONS = 216
 SETTINGS = {
     "dense": Setting(share=0.35),
-    "sparse": Setting(share=0.25, strength=3e-3),
+    "sparse": Setting(share=0.25, strength=2e-3),
 }
 PARTS = ("evaluation_factor", "layer_operators", "seeds", "screening", "repair")
 CONTROLS = ("γ threshold", "γ per MAC", "uniform", "random search", "hill climbing")

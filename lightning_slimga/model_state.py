@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _CONTAINERS = (list, dict, set)
+_PLAIN = {bool, int, float, str, tuple, type(None)}
 
 
 @contextmanager
@@ -58,10 +59,16 @@ class _Snapshot:
         self.module = module
         self.attributes = dict(module.__dict__)
         tensors = [buffer for buffer in self.attributes["_buffers"].values() if buffer is not None]
+        self.empty: list[Any] = []
         self.containers: list[tuple[Any, Any]] = []
         for value in self.attributes.values():
+            if type(value) in _PLAIN:
+                continue
             if isinstance(value, _CONTAINERS):  # most are empty: hooks that nobody has registered
-                self.containers.append((value, value.copy() if value else None))
+                if value:
+                    self.containers.append((value, value.copy()))
+                else:
+                    self.empty.append(value)
             elif isinstance(value, Tensor):
                 tensors.append(value)
         self.tensors = [(t, t.detach().clone()) for t in tensors]
@@ -76,9 +83,9 @@ class _Snapshot:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for container, items in self.containers:
-            if items is not None:
-                _refill(container, items)
-            elif container:
+            _refill(container, items)
+        for container in self.empty:
+            if container:
                 container.clear()
         for parameter, gradient in self.gradients:
             parameter.grad = gradient

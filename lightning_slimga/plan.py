@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.attention import settle_attention
-from lightning_slimga.graph.slots import tensor_at
+from lightning_slimga.graph.slots import modules_of, tensor_at
 from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
 from lightning_slimga.transaction import Transaction
 
@@ -101,8 +101,9 @@ class PruningPlan:
         Raises:
             ValueError: naming the first tensor that does not fit.
         """
+        modules = modules_of(model)
         for name, cut in self.tensors.items():
-            tensor = tensor_at(model, cut.places[0])
+            tensor = tensor_at(modules, cut.places[0])
             found = None if tensor is None else tuple(tensor.shape)
             if found == cut.shape:
                 continue
@@ -114,8 +115,9 @@ class PruningPlan:
 
     def is_applied(self, model: nn.Module) -> bool:
         """Whether every tensor of ``model`` has the small shape already."""
+        modules = modules_of(model)
         for cut in self.tensors.values():
-            tensor = tensor_at(model, cut.places[0])
+            tensor = tensor_at(modules, cut.places[0])
             if tensor is None or tuple(tensor.shape) != cut.small_shape:
                 return False
         return True
@@ -128,14 +130,15 @@ class PruningPlan:
     ) -> None:
         """Make the changes under a transaction of the caller's (see :meth:`apply`)."""
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
+        modules = modules_of(model)
         # What is made in inference mode could never train again.
         with torch.inference_mode(False), torch.no_grad():
             for cut in self.tensors.values():
-                self._cut_tensor(model, cut, transaction, replaced)
+                _cut_tensor(modules, cut, transaction, replaced)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
             settle_attention(model, places, transaction)
             for module_name, name, _, value in self.attributes:
-                _set_number(model.get_submodule(module_name), name, value, transaction)
+                _set_number(modules[module_name], name, value, transaction)
             if optimizers:
                 replace_in_optimizers(optimizers, replaced, transaction)
 
@@ -163,24 +166,6 @@ class PruningPlan:
             numbers[module, name] = first, new
         attributes = tuple((*place, *values) for place, values in numbers.items())
         return PruningPlan(tensors, attributes, _summary(self.summary, other.summary))
-
-    def _cut_tensor(
-        self,
-        model: nn.Module,
-        cut: TensorCut,
-        transaction: Transaction,
-        replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
-    ) -> None:
-        old = tensor_at(model, cut.places[0])
-        assert old is not None
-        new = cut.take(old.detach())
-        if isinstance(old, nn.Parameter):
-            new = _parameter_like(old, new, cut)
-            replaced[old] = (new, cut)
-        for place, name in cut.places:
-            module = model.get_submodule(place)
-            registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
-            transaction.set_item(registry, name, new)
 
     def state_dict(self) -> dict[str, Any]:
         """The plan as plain data (``torch.load(weights_only=True)`` accepts it)."""
@@ -268,6 +253,24 @@ def _summary(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any
     if "channels" in merged and "layers" in merged:  # a layer may be out of reach for the second
         merged["channels"] = [sum(sizes) for sizes in zip(*merged["layers"].values(), strict=True)]
     return merged
+
+
+def _cut_tensor(
+    modules: Mapping[str, nn.Module],
+    cut: TensorCut,
+    transaction: Transaction,
+    replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
+) -> None:
+    old = tensor_at(modules, cut.places[0])
+    assert old is not None
+    new = cut.take(old.detach())
+    if isinstance(old, nn.Parameter):
+        new = _parameter_like(old, new, cut)
+        replaced[old] = (new, cut)
+    for place, name in cut.places:
+        module = modules[place]
+        registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
+        transaction.set_item(registry, name, new)
 
 
 def _parameter_like(old: nn.Parameter, new: Tensor, cut: TensorCut) -> nn.Parameter:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_slimga.graph.channel_graph import ChannelGraph, Layer
-from lightning_slimga.graph.slots import Slot, tensor_at
+from lightning_slimga.graph.slots import Slot, modules_of, tensor_at
 
 Scores = npt.NDArray[np.float64]
 
@@ -70,7 +70,7 @@ class _Weights:
     """The weights of a network, gathered by channel."""
 
     def __init__(self, model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]) -> None:
-        self.model = model
+        self.modules = modules_of(model)
         self.graph = graph
         self.slots = slots
 
@@ -96,7 +96,7 @@ class _Weights:
         return norms
 
     def _tensor(self, name: str) -> torch.Tensor:
-        tensor = tensor_at(self.model, self.slots[name].places[0])
+        tensor = tensor_at(self.modules, self.slots[name].places[0])
         assert tensor is not None
         return tensor.detach().double()
 

@@ -11,9 +11,16 @@ import torch
 from torch import nn
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.slots import Slot, tensor_at
+from lightning_slimga.graph.slots import Slot, modules_of, tensor_at
 from lightning_slimga.plan import PruningPlan, TensorCut
 from lightning_slimga.transaction import Transaction
+
+_INTEGERS = {
+    torch.float64: torch.int64,
+    torch.float32: torch.int32,
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+}
 
 Mask = npt.NDArray[np.bool_]
 """One bit per removable channel, shape (num_channels,); True = keep."""
@@ -48,18 +55,19 @@ def masked(
     zeros, so the network computes what the shrunk one computes. Restored bit for bit.
     """
     saved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    modules = modules_of(model)
     try:
         with torch.no_grad():
             for (name, dim), bits in graph.bits.items():
-                gone = np.flatnonzero(~_live(bits, keep))
-                if name not in graph.zeroed or not gone.size:
+                live = _live(bits, keep)
+                if name not in graph.zeroed or live.all():
                     continue
-                tensor = tensor_at(model, slots[name].places[0])
+                tensor = tensor_at(modules, slots[name].places[0])
                 assert tensor is not None
                 data = tensor.data
                 if name not in saved:
                     saved[name] = (data, data.clone())
-                data.index_fill_(dim, torch.from_numpy(gone).to(data.device), 0)
+                _zero(data, dim, live)
         yield
     finally:
         with torch.no_grad():
@@ -76,6 +84,21 @@ def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
             yield
         finally:
             transaction.roll_back()
+
+
+def _zero(data: torch.Tensor, dim: int, live: npt.NDArray[np.bool_]) -> None:
+    """Set slices to zero, whatever is in them, in place.
+
+    On the bits of the numbers, because NaN times zero is no zero, and a fill by index is slow.
+    """
+    kind = _INTEGERS.get(data.dtype)
+    if kind is None:
+        gone = torch.from_numpy(np.flatnonzero(~live))
+        data.index_fill_(dim, gone.to(data.device), 0)
+        return
+    shape = [len(live) if axis == dim else 1 for axis in range(data.dim())]
+    ones = torch.from_numpy(live).to(data.device).to(kind).neg_()  # all bits, or none
+    data.view(kind).bitwise_and_(ones.view(shape))
 
 
 def _live(bits: npt.NDArray[np.int64], keep: Mask) -> npt.NDArray[np.bool_]:

@@ -152,6 +152,19 @@ def test_a_proof_that_holds_costs_a_handful_of_forward_passes() -> None:
     assert len(COUNTER) <= 5
 
 
+@pytest.mark.parametrize(("share", "passes"), [(None, 2), (0.5, 3)])
+def test_a_surgery_runs_in_training_mode_where_that_does_something_else(
+    share: float | None, passes: int
+) -> None:
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)]
+    model = nn.Sequential(*layers[:2], *([] if share is None else [nn.Dropout(share)]), layers[2])
+    surgery = ChannelSurgery(model, torch.randn(3, 6))
+    ran: list[bool] = []
+    layers[2].register_forward_pre_hook(lambda module, _: ran.append(module.training))
+    surgery.apply(random_mask(surgery))
+    assert ran == [False, False, True][:passes]
+
+
 def test_control_flow_that_depends_on_values_does_not_blame_anyone() -> None:
     class Early(nn.Module):
         def __init__(self) -> None:

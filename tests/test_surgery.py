@@ -80,6 +80,22 @@ def test_shrunk_is_really_small_and_masked_really_zero() -> None:
         assert (model[1].bias[~keep[:6]] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
+)
+def test_masked_is_zero_whatever_was_there(dtype: torch.dtype) -> None:
+    model, surgery, keep, _ = ready()
+    weight = torch.randn(model[3].weight.shape).to(dtype).to(memory_format=torch.channels_last)
+    weight[:, :, 0, 0], weight[:, :, 1, 1] = float("nan"), -float("inf")
+    model[3].weight = nn.Parameter(weight.clone())
+    with surgery.masked(keep):
+        found = model[3].weight.detach()
+        assert (found[:, ~keep[:6]] == 0).all()
+        live = torch.outer(keep[6:], keep[:6])
+        torch.testing.assert_close(found[live], weight[live], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(model[3].weight.detach(), weight, rtol=0, atol=0, equal_nan=True)
+
+
 def test_masked_acts_on_the_tensors_that_the_model_holds_now() -> None:
     model, surgery, keep, x = ready()
     model.load_state_dict(two_layers().state_dict(), assign=True)

@@ -41,6 +41,12 @@ class Analysis:
     records: dict[str, list[OpRecord]] = dataclasses.field(default_factory=dict)
     training_error: str | None = None
 
+    @property
+    def trains_as_it_runs(self) -> bool:
+        """Whether training runs the same ops as evaluation, line by line."""
+        evaluation, training = self.records["eval"], self.records.get("train", [])
+        return len(evaluation) == len(training) and all(map(OpRecord.is_like, evaluation, training))
+
 
 @rare_collection()
 def analyse(

@@ -34,6 +34,7 @@ class LabelStore:
         self._count = 0
         self.reasons: list[str] = []
         self._reason_ids: dict[str, int] = {}
+        self._tied: dict[tuple[int, int], tuple[LabelArray, LabelArray]] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -75,8 +76,9 @@ class LabelStore:
             b: labels, shape (n,).
             why: the reason to give where one side has no label.
         """
-        if a is b:
+        if a is b or (id(a), id(b)) in self._tied:  # every further pass ties the same again
             return
+        self._tied[id(a), id(b)] = a, b  # held, so that their numbers stay theirs
         real_a, real_b = a >= 0, b >= 0
         if not (real_a.all() and real_b.all()):
             self.freeze(a[real_a & ~real_b], why)

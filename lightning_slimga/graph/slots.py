@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -46,11 +46,15 @@ def find_slots(model: nn.Module) -> dict[str, Slot]:
     }
 
 
-def tensor_at(model: nn.Module, place: tuple[str, str]) -> Tensor | None:
-    """The parameter or buffer that ``model`` holds at ``(module name, attribute)`` now, if any."""
-    try:
-        module = model.get_submodule(place[0])
-    except AttributeError:
+def modules_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module by its first qualified name: one walk instead of one for each look-up."""
+    return dict(model.named_modules())
+
+
+def tensor_at(modules: Mapping[str, nn.Module], place: tuple[str, str]) -> Tensor | None:
+    """The parameter or buffer that is held at ``(module name, attribute)`` now, if any."""
+    module = modules.get(place[0])
+    if module is None:
         return None
     found = module._parameters.get(place[1])
     return module._buffers.get(place[1]) if found is None else found

@@ -107,6 +107,11 @@ class OpRecord:
     shapes: tuple[tuple[int, ...], ...]
     reads_floats: bool
 
+    def is_like(self, other: OpRecord) -> bool:
+        """Whether the same line of code made tensors of the same shapes by the same op."""
+        mine, others = (self.name, self.line, self.shapes), (other.name, other.line, other.shapes)
+        return mine == others
+
     @property
     def dims(self) -> list[DimLabels]:
         """The labels of all dimensions of its arguments and results, in order."""

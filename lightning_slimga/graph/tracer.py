@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ class Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        arguments = _bind(func, args, kwargs)
+        arguments = _Signature.of(func).bind(args, kwargs)
         if torch.Tag.inplace_view in func.tags:
             arguments[0] = self._as_it_is(arguments[0])
         out = func(*args, **kwargs)
@@ -155,12 +156,8 @@ class Tracer(TorchDispatchMode):
 
     def _settle_writes(self, op: Op, outputs: list[Labels]) -> None:
         """A tensor that an op writes into keeps its old labels, tied to what is written."""
-        written = [
-            value
-            for argument, value in zip(op.func._schema.arguments, op.arguments, strict=True)
-            if argument.alias_info is not None and argument.alias_info.is_write
-        ]
-        for tensor in tensors_in(written):
+        written = _Signature.of(op.func).written
+        for tensor in tensors_in([op.arguments[i] for i in written]):
             for position, out in enumerate(op.outputs):
                 if out is tensor:
                     old = op.inputs[id(tensor)]
@@ -168,12 +165,29 @@ class Tracer(TorchDispatchMode):
                     outputs[position] = [op.tie(a, b) for a, b in pairs]
 
 
-def _bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """All arguments in schema order, defaults filled in."""
-    bound = list(args)
-    for argument in func._schema.arguments[len(args) :]:
-        bound.append(kwargs.get(argument.name, argument.default_value))
-    return bound
+class _Signature(NamedTuple):
+    """What is asked of an op's schema all the time; asking the schema itself is slow."""
+
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    written: tuple[int, ...]
+
+    @classmethod
+    @cache
+    def of(cls, func: Any) -> _Signature:
+        """The signature of an overload, with the positions of the arguments it writes into."""
+        arguments = func._schema.arguments
+        infos = [argument.alias_info for argument in arguments]
+        return cls(
+            tuple(argument.name for argument in arguments),
+            tuple(argument.default_value for argument in arguments),
+            tuple(i for i, info in enumerate(infos) if info is not None and info.is_write),
+        )
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """All arguments in schema order, defaults filled in."""
+        rest = zip(self.names[len(args) :], self.defaults[len(args) :], strict=True)
+        return [*args, *(kwargs.get(name, default) for name, default in rest)]
 
 
 def _checked(labels: Any, outputs: list[Tensor]) -> list[Labels]:
