@@ -68,7 +68,7 @@ def make(family: str, name: str) -> Entry:
             del options["aux_loss"]
     with _small_mvit(size):
         model = torchvision.models.get_model(name, weights=None, **options)
-    x = _clip(name, size) if family == "video" else _images(size)
+    x = _clip(name, size) if family == "video" else torch.randn(2, 3, size, size)
     return Entry(model, (x,), (x,))
 
 
@@ -90,10 +90,6 @@ def _clip(name: str, size: int) -> Tensor:
     if name == "s3d":  # made for one size
         return torch.randn(1, 3, 16, 224, 224)
     return torch.randn(2, 3, 16 if name.startswith("swin3d") else 8, size, size)
-
-
-def _images(size: int) -> Tensor:
-    return torch.randn(1 if size > 200 else 2, 3, size, size)
 
 
 _HEADS = {

@@ -14,6 +14,7 @@ from lightning_slimga.graph.analysis import output_tensors
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.trace import OpRecord, tensors_in
+from lightning_slimga.pairing import Pairing
 from lightning_slimga.shrinking import Mask
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -92,9 +93,8 @@ class Watch(TorchDispatchMode):
         self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask, *, full: bool
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.digests: list[list[Digest]] = []
-        self._parted = False
-        self._records = records
+        self.digests: dict[int, list[Digest]] = {}
+        self._pairing = Pairing(records)
         self._graph = graph
         self._keep = keep
         self._full = full
@@ -103,18 +103,15 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        self._parted |= len(self.digests) >= len(self._records)
-        if not self._parted:
-            record = self._records[len(self.digests)]
-            self._parted = record.name != func._schema.name
-        if not self._parted:
-            self.digests.append(self._digests(record, tensors_in(out)))
+        record = self._pairing.step(func._schema.name)
+        if record is not None:
+            self.digests[self._pairing.position] = self._digests(record, tensors_in(out))
         return out
 
     @property
     def parted(self) -> bool:
         """Whether the finished pass ran other ops than the full network."""
-        return self._parted or len(self.digests) < len(self._records)
+        return not self._pairing.complete
 
     def _digests(self, record: OpRecord, outputs: list[Tensor]) -> list[Digest]:
         if "empty" in record.name:  # whatever was in memory
@@ -142,8 +139,9 @@ def first_difference(
         The op whose values differ; ``DECISION`` where an op turns equal values into different
         decisions (a sort, a comparison, a rounding); None where no op differs.
     """
-    for record, a, b in zip(records, wanted.digests, found.digests, strict=False):
-        pairs = [(x, y) for x, y in zip(a, b, strict=False) if not x.agrees(y)]
+    for position in sorted(wanted.digests.keys() & found.digests.keys()):
+        record, both = records[position], (wanted.digests[position], found.digests[position])
+        pairs = [(x, y) for x, y in zip(*both, strict=False) if not x.agrees(y)]
         if any(x.dtype.is_floating_point for x, _ in pairs) and record.name not in _STEPS:
             return record
         if pairs:

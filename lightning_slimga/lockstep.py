@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import DimLabels, LabelArray
 from lightning_slimga.graph.trace import OpRecord, tensors_in
+from lightning_slimga.pairing import Pairing
 from lightning_slimga.shrinking import Mask
 
 T = TypeVar("T")
@@ -44,11 +45,9 @@ class Lockstep(TorchDispatchMode):
 
     def __init__(self, records: Sequence[OpRecord], graph: ChannelGraph, keep: Mask) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._records = records
+        self._pairing = Pairing(records)
         self._graph = graph
         self._keep = keep
-        self._next = 0
-        self._together = True
         self._dynamic = False
         self._removed: dict[int, int] = {}
 
@@ -65,13 +64,12 @@ class Lockstep(TorchDispatchMode):
         except Deviation:
             raise
         except Exception as error:
-            record = self._records[self._next] if self._next < len(self._records) else None
-            raise self._failure(error, record if self._together else None) from error
+            raise self._failure(error, self._pairing.upcoming) from error
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        record = self._step(func._schema.name)
+        record = self._pairing.step(func._schema.name)
         try:
             out = func(*args, **(kwargs or {}))
         except Exception as error:
@@ -84,16 +82,6 @@ class Lockstep(TorchDispatchMode):
     def _failure(self, error: Exception, record: OpRecord | None) -> Deviation:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Deviation(f"the small network fails: {first}", record)
-
-    def _step(self, name: str) -> OpRecord | None:
-        """The record of this op; None once the control flow depends on values."""
-        if self._together and self._next < len(self._records):
-            record = self._records[self._next]
-            self._together = record.name == name
-            if self._together:
-                self._next += 1
-                return record
-        return None
 
     def _compare(self, record: OpRecord, found: list[tuple[int, ...]]) -> None:
         for shape, full, labels in zip(found, record.shapes, record.outputs, strict=True):
@@ -109,7 +97,7 @@ class Lockstep(TorchDispatchMode):
                 if a != b and dim is not None
             ]
             if not self._prunable(wrong if self._dynamic else record.dims):
-                self._together = False  # a size that depends on values, as in detection
+                self._pairing.parted = True  # a size that depends on values, as in detection
                 return
             what = f"a size is written into the code: {expected} != {shape}"
             raise Deviation(what, record)

@@ -52,27 +52,24 @@ def masked(
     """Zero every slice of a removed channel, where it is written and where it is read.
 
     A channel whose value is not zero although its weights are (``sigmoid(0)``) is read through
-    zeros, so the network computes what the shrunk one computes. Restored bit for bit.
+    zeros, so the network computes what the shrunk one computes. The tensors stay the same objects,
+    with another storage meanwhile: nothing is copied back.
     """
     saved: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     modules = modules_of(model)
     try:
-        with torch.no_grad():
-            for (name, dim), bits in graph.bits.items():
-                live = _live(bits, keep)
-                if name not in graph.zeroed or live.all():
-                    continue
+        for (name, dim), bits in graph.bits.items():
+            live = _live(bits, keep)
+            if name in graph.zeroed and not live.all():
                 tensor = tensor_at(modules, slots[name].places[0])
                 assert tensor is not None
-                data = tensor.data
-                if name not in saved:
-                    saved[name] = (data, data.clone())
-                _zero(data, dim, live)
+                own = name in saved
+                saved.setdefault(name, (tensor, tensor.data))
+                tensor.data = _zeroed(tensor.data, dim, live, inplace=own)
         yield
     finally:
-        with torch.no_grad():
-            for data, content in saved.values():
-                data.copy_(content)
+        for tensor, data in saved.values():
+            tensor.data = data
 
 
 @contextmanager
@@ -86,19 +83,21 @@ def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
             transaction.roll_back()
 
 
-def _zero(data: torch.Tensor, dim: int, live: npt.NDArray[np.bool_]) -> None:
-    """Set slices to zero, whatever is in them, in place.
+def _zeroed(
+    data: torch.Tensor, dim: int, live: npt.NDArray[np.bool_], *, inplace: bool
+) -> torch.Tensor:
+    """A tensor with zeros in the slices that do not live, whatever was in them.
 
     On the bits of the numbers, because NaN times zero is no zero, and a fill by index is slow.
     """
     kind = _INTEGERS.get(data.dtype)
     if kind is None:
         gone = torch.from_numpy(np.flatnonzero(~live))
-        data.index_fill_(dim, gone.to(data.device), 0)
-        return
+        return data.index_fill(dim, gone.to(data.device), 0)
     shape = [len(live) if axis == dim else 1 for axis in range(data.dim())]
-    ones = torch.from_numpy(live).to(data.device).to(kind).neg_()  # all bits, or none
-    data.view(kind).bitwise_and_(ones.view(shape))
+    ones = torch.from_numpy(live).to(data.device).to(kind).neg_().view(shape)  # all bits, or none
+    bits = data.view(kind)
+    return (bits.bitwise_and_(ones) if inplace else bits.bitwise_and(ones)).view(data.dtype)
 
 
 def _live(bits: npt.NDArray[np.int64], keep: Mask) -> npt.NDArray[np.bool_]:

@@ -47,6 +47,12 @@ def broadcast(op: Op, operands: Sequence[tuple[Sequence[int], Labels]]) -> Label
     "aten::floor_divide",
     "aten::polar",
     "aten::complex",
+    # torch 2.7 does not tag these, or not their in-place variants:
+    "aten::celu",
+    "aten::elu",
+    "aten::hardsigmoid",
+    "aten::hardtanh",
+    "aten::leaky_relu",
 )
 def pointwise(op: Op, *arguments: Any) -> Labels:
     """Any number of tensors, broadcast -> their common shape; for every op tagged pointwise."""

@@ -93,7 +93,8 @@ REDUCTIONS = [
         ("topk", lambda x: x.topk(2, 1).values, 0),
         ("nansum", lambda x: x.nansum(2), 8),
         ("count_nonzero", lambda x: x.mean(2) + (x > 0).count_nonzero(2), 8),
-        ("aminmax", lambda x: torch.aminmax(x, dim=2)[1], 8),
+        # without a derivative in torch 2.7
+        ("aminmax", lambda x: torch.aminmax(x.detach(), dim=2)[1], 8),
         ("cumsum", lambda x: x.cumsum(2), 8),
         ("cumsum", lambda x: x.cumsum(1), 0),
         ("cumprod", lambda x: x.cumprod(3), 8),
