@@ -16,6 +16,7 @@ from lightning_slimga.report import FrontRows, LayerRow, PruningReport, format_t
 from lightning_slimga.report.progress import SearchProgress
 from lightning_slimga.search import Front
 from lightning_slimga.search.ask_tell import AskTellSearch
+from lightning_slimga.search.stopping import NO_SIGNAL
 
 if TYPE_CHECKING:
     from lightning_slimga.callbacks.pruning_run import PruningRun
@@ -72,6 +73,14 @@ class Announcer:
             best = search.best[1] if search.evaluations else float("nan")
             self._say(self._progress.line(generation, search.evaluations, best, mean))
 
+    def ended(self, search: AskTellSearch, and_more: str) -> None:
+        """The search has stopped: why. It may have learned nothing, which is worth a warning."""
+        reason = str(search.stop_reason)
+        if reason.startswith(NO_SIGNAL):
+            rank_zero_warn(f"search ended: {reason} The first of equals is taken.")
+        else:
+            rank_zero_info(f"search ended: {reason}{and_more}")
+
     @property
     def _writes(self) -> bool:
         return self.settings.report and bool(self.trainer.is_global_zero)
@@ -107,6 +116,7 @@ class Announcer:
             history=run.result.history,
             seeds=run.result.seeds,
             search_fitness=run.result.fitness["chosen"],
+            fitness_in_search=_fitness_in_search(run),
             gamma_before=self._gamma,
             gamma_after=_gamma_after(run, self._gamma),
             frozen=[
@@ -141,6 +151,11 @@ class Announcer:
         values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.round.generations + int(entry["generation"]))
+
+
+def _fitness_in_search(run: PruningRun) -> float | None:
+    """What the search saw of the chosen network, where that was a part of the data."""
+    return None if run.settings.fitness_batches is None else run.result.fitness["search"]
 
 
 def _dense(this_round: Round) -> tuple[int, int] | None:

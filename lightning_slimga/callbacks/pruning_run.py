@@ -153,7 +153,7 @@ class PruningRun:
     def _prepare(self) -> SearchSpace:
         survey = Survey(self.trainer, self.module, self.settings)
         self.surgery, self.samples = survey.surgery, survey.samples
-        self.result.fitness["dense"] = survey.dense
+        self.result.fitness["dense"], self._noise = survey.dense, survey.noise
         self._candidates = CandidateEvaluation(
             self.trainer,
             self.module,
@@ -200,7 +200,7 @@ class PruningRun:
         if isinstance(search, GeneticSearch):
             race = self._found and self._found.get("race")
             self._candidates.start_race(search.num_parents, race)
-        self._search = search
+        self._search, search.noise = search, self._noise
         return search
 
     def _state_of(self, search: AskTellSearch) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class PruningRun:
         self.result.history = self._candidates.with_work(search.history)
         if isinstance(search, GeneticSearch):
             self.result.seeds = dict(search.seeds)
-        rank_zero_info(f"search ended: {search.stop_reason}{self._candidates.race_summary}")
+        self._announcer.ended(search, self._candidates.race_summary)
 
     def _leave_if_asked(self) -> None:
         """Here the network is whole, and may be left by all ranks together."""
@@ -256,13 +256,15 @@ class PruningRun:
         if self._choice is not None and isinstance(search, ParetoSearch):
             return self._choose_from(self._choice, self._choice.found(search))
         mask, fitness = search.best
-        self.result.fitness["search"] = fitness
-        finalists = [mask for mask, _ in search.elite(5)]
+        elite = search.elite(5)
+        finalists = [mask for mask, _ in elite]
         if self.settings.fitness_batches is not None:
             mask, fitness = self._candidates.best_of(finalists)
         if self._latency is not None and not self._latency.holds(mask):
             mask, fitness = self._candidates.best_of(self._latency.held(finalists, search.space))
         self.result.fitness["chosen"] = fitness
+        seen = (value for finalist, value in elite if (finalist == mask).all())
+        self.result.fitness["search"] = next(seen, float("nan"))
         return broadcast(self.trainer, mask)
 
     def _cut(self, mask: Mask) -> None:

@@ -59,8 +59,8 @@ class SteeredStrength:
 
     What is steered is not the share itself, which stays 0 for most of the way and then leaps, but
     the quantile q of |γ| at `target_share`: the share is reached when q is near zero. With
-    progress p in [0, 1], q is to fall steadily to `near_zero / 2` at p = `REACH`, and to stay
-    there while the network recovers. Every `EVERY` of the way the speed that is needed from here,
+    progress p in [0, 1], q is to fall steadily to `near_zero / 2` at p = `REACH` = 1/2, and to stay
+    there while the network recovers, mostly at lower learning rates. Every `EVERY` of the way the speed that is needed from here,
     `(q − near_zero / 2) / (REACH − p)`, is compared with the speed since the last look, and λ is
     multiplied by their ratio, within `FACTOR` and `1 / FACTOR`. That finds λ within a tenth of the
     way from any start, follows learning-rate schedules, and needs to know neither the optimizer nor
@@ -78,7 +78,7 @@ class SteeredStrength:
             each pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
     """
 
-    REACH = 0.8
+    REACH = 0.5
     EVERY = 0.01
     FACTOR = 2.0
     RELEASE = 0.9

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_slimga.budget import budgets_for
 from lightning_slimga.callbacks.internals import (
@@ -24,6 +25,7 @@ from lightning_slimga.calls import examples_of
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery import ChannelSurgery
 
+_NOTEWORTHY = 1e-3  # of the metric; what is less comes from the order of sums on a GPU
 _SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
 
 
@@ -38,6 +40,7 @@ class Survey:
     Attributes:
         evaluator: the validation that the search sees.
         dense: its metric of the network as it is.
+        noise: how far apart two of them are; 0 if validation is exact.
         training: calls of the training step, on a few batches.
         samples: samples in the example inputs of `surgery`.
         surgery: what can go.
@@ -59,6 +62,7 @@ class Survey:
             shuffled=settings.racing,
         )
         self.dense = self.evaluator()
+        self.noise = self._measured_noise()
         count = max(1, settings.recalibration_batches)
         batches = training_batches(trainer, pl_module, count, settings.seed)
         self.training = capture_calls(trainer, pl_module, batches, training=True)
@@ -83,6 +87,20 @@ class Survey:
             min_channels=settings.min_channels,
             round_to=settings.round_to,
         )
+
+    def _measured_noise(self) -> float:
+        """Evaluate the same network again: random numbers are seeded, the user's may not be."""
+        again = self.evaluator()
+        noise = abs(again - self.dense)
+        if not noise > 0:  # or one of them is NaN
+            return 0.0
+        if noise > _NOTEWORTHY * abs(self.dense):
+            rank_zero_warn(
+                f"`{self._settings.monitor}` of the same network came out as {self.dense:g} and as"
+                f" {again:g}: something random in the validation is not seeded by torch, Python or"
+                " NumPy. Differences of that size between candidates mean nothing to the search."
+            )
+        return noise
 
     def space(
         self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None

@@ -71,6 +71,8 @@ class PruningReport:
             ``evaluations`` (so far), ``best``, ``mean`` and ``seconds``.
         seeds: Fitness of the masks found without a search, by name.
         search_fitness: Fitness of the chosen mask, right after surgery.
+        fitness_in_search: Its fitness on the part of the validation data that the search saw; None
+            where that was everything.
         final_fitness: The monitored metric at the end of the fit; None when it is not known.
         gamma_before: Scaling factors γ by layer name, before surgery.
         gamma_after: Scaling factors γ by layer name, of the channels that were kept.
@@ -90,6 +92,7 @@ class PruningReport:
     history: list[dict[str, Any]]
     seeds: dict[str, float]
     search_fitness: float
+    fitness_in_search: float | None = None
     final_fitness: float | None = None
     gamma_before: dict[str, list[float]] = field(default_factory=dict)
     gamma_after: dict[str, list[float]] = field(default_factory=dict)

@@ -124,6 +124,9 @@ def _outcome(report: PruningReport) -> str:
         rows = [(*row, share) for row, share in zip(rows, of_dense, strict=False)]
         header = (*header, "of the dense network")
     lines = [f"- `{report.monitor}` right after surgery: **{report.search_fitness:.4f}**"]
+    if report.fitness_in_search is not None:
+        part = "on the part of the validation data that the search saw"
+        lines.append(f"- the same, {part}: {report.fitness_in_search:.4f}")
     if report.final_fitness is not None:
         lines.append(f"- `{report.monitor}` at the end of the fit: **{report.final_fitness:.4f}**")
     table = markdown_table(header, rows)
@@ -134,25 +137,35 @@ def _search(report: PruningReport) -> str:
     parts = []
     if report.seeds:
         rows = [(name, f"{value:.4f}") for name, value in report.best_seeds().items()]
-        rows.append(("**genetic search**", f"**{report.search_fitness:.4f}**"))
+        found = report.search_fitness  # or on the same data as theirs
+        found = found if report.fitness_in_search is None else report.fitness_in_search
+        rows.append(("**genetic search**", f"**{found:.4f}**"))
         parts.append(
             "The chosen mask beside masks found without the genetic search, all before "
             "fine-tuning:\n\n" + markdown_table(("mask", report.monitor), rows)
         )
     if report.history:
-        header = ("generation", "evaluations", "best", "mean", "seconds")
-        rows_by_generation = [
-            (
-                str(entry["generation"]),
-                str(entry["evaluations"]),
-                f"{entry['best']:.4f}",
-                f"{entry['mean']:.4f}",
-                f"{entry['seconds']:.1f}",
-            )
-            for entry in report.history
-        ]
-        parts.append(markdown_table(header, rows_by_generation))
+        parts.append(_generations(report.history))
     return "\n\n".join(parts)
+
+
+def _generations(history: list[dict[str, Any]]) -> str:
+    """Return a row for each generation; with racing also the validation batches that it ran."""
+    header: tuple[str, ...] = ("generation", "evaluations", "best", "mean", "seconds")
+    rows: list[tuple[str, ...]] = [
+        (
+            str(entry["generation"]),
+            str(entry["evaluations"]),
+            f"{entry['best']:.4f}",
+            f"{entry['mean']:.4f}",
+            f"{entry['seconds']:.1f}",
+        )
+        for entry in history
+    ]
+    if all("work" in entry for entry in history):
+        header = (*header, "validation batches")
+        rows = [(*row, f"{e['work']:.0%}") for row, e in zip(rows, history, strict=True)]
+    return markdown_table(header, rows)
 
 
 def _front(report: PruningReport) -> str:

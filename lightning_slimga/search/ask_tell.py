@@ -64,6 +64,7 @@ class AskTellSearch(ABC):
         self.population_size = population_size
         self.rules = StopRules(generations, max_evaluations, max_time, patience)
         self.generation = 0
+        self.noise = 0.0  # how far apart two metrics of one mask may lie, for who knows it
         self._rng = np.random.default_rng(seed)
         self._archive: dict[str, Individual] = {}
         self._cohort: list[Individual] = []
@@ -245,7 +246,7 @@ class AskTellSearch(ABC):
             if self._pending() and late is None:
                 return
             self._complete([one for one in self._cohort if one.metric is not None])
-            reason = no_signal([one.value for one in self._archive.values()])
+            reason = no_signal([one.value for one in self._archive.values()], self.noise)
             bests = self._history.select("best")
             reason = reason or self.rules.spent(self.evaluations, bests) or late
             if reason is None:

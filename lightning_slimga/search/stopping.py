@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+NO_SIGNAL = "no signal"
 _ENOUGH = 8  # equal metrics from so many different masks are no coincidence
 
 
@@ -63,16 +64,29 @@ class StopRules:
         return None
 
 
-def no_signal(metrics: Sequence[float]) -> str | None:
-    """Return the reason if the metrics of different masks say nothing about them."""
+def no_signal(metrics: Sequence[float], noise: float = 0.0) -> str | None:
+    """Return the reason if the metrics of different masks say nothing about them.
+
+    Args:
+        metrics: one for each mask, all different.
+        noise: how far apart two metrics of one mask lie.
+    """
     if len(metrics) < _ENOUGH:
         return None
     finite = [metric for metric in metrics if math.isfinite(metric)]
     if not finite:
-        return f"no signal: none of {len(metrics)} candidates has a finite metric"
-    if len(finite) == len(metrics) and min(finite) == max(finite):
+        return f"{NO_SIGNAL}: none of {len(metrics)} candidates has a finite metric"
+    if len(finite) < len(metrics):
+        return None
+    spread = max(finite) - min(finite)
+    if noise and spread <= noise:
         return (
-            f"no signal: all {len(metrics)} candidates have the same metric {finite[0]:g}; "
+            f"{NO_SIGNAL}: the metrics of {len(metrics)} candidates lie within {spread:g}, two "
+            f"metrics of one network {noise:g} apart; is something random in the validation?"
+        )
+    if not spread:
+        return (
+            f"{NO_SIGNAL}: all {len(metrics)} candidates have the same metric {finite[0]:g}; "
             "is the budget too small, or the metric independent of the network?"
         )
     return None

@@ -47,6 +47,15 @@ def test_page_reads_on_its_own() -> None:
     assert "| torch | 2.14.1 |" in page
 
 
+def test_page_shows_what_racing_left_out() -> None:
+    report = example_report()
+    assert "validation batches" not in writer.format_markdown(report, versions={})
+    report.history = [{**entry, "work": 0.625} for entry in report.history]
+    page = writer.format_markdown(report, versions={})
+    assert "| best | mean | seconds | validation batches |" in page
+    assert "| 9 | 216 | 0.8260 | 0.7940 | 12.5 | 62% |" in page
+
+
 def test_page_shows_the_front(tmp_path: Path) -> None:
     front = FrontRows("macs", [(1e6, 0.5), (2.5e6, 0.8)], (5e6, 0.9), 1, floor=0.7)
     report = example_report(front=front)

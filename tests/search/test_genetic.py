@@ -181,6 +181,15 @@ def test_a_search_without_signal_stops_early(value, reason):
     assert search.evaluations == 8
 
 
+def test_a_search_whose_metrics_drown_in_noise_stops_early():
+    space = make_space()
+    search = GeneticSearch(space, population_size=8, generations=50)
+    metric, search.noise = hidden_metric(space), 1e9
+    drive(search, metric)
+    assert search.stop_reason.startswith("no signal: the metrics of 8 candidates lie within")
+    assert search.evaluations == 8
+
+
 def test_a_space_with_few_masks_is_exhausted():
     space = make_space((2, 2), 0.9)
     search = run(space, hidden_metric(space), generations=100)
