@@ -58,14 +58,15 @@ class SteeredStrength:
     """Steers λ so that the smallest `target_share` of |γ| has shrunk below `near_zero` in time.
 
     What is steered is not the share itself, which stays 0 for most of the way and then leaps, but
-    the quantile q of |γ| at `target_share`: the share is reached when q is near zero. With
-    progress p in [0, 1], q is to fall steadily to `near_zero / 2` at p = `REACH` = 1/2, and to stay
-    there while the network recovers, mostly at lower learning rates. Every `EVERY` of the way the speed that is needed from here,
-    `(q − near_zero / 2) / (REACH − p)`, is compared with the speed since the last look, and λ is
-    multiplied by their ratio, within `FACTOR` and `1 / FACTOR`. That finds λ within a tenth of the
-    way from any start, follows learning-rate schedules, and needs to know neither the optimizer nor
-    the loss. Once q is near zero, or p = `REACH`, the goal is to hold the share: only the smallest
-    `target_share` of γ is penalised from there, and the others are free. The rule is ours.
+    the quantile q of |γ| at `target_share`: the share is reached when q is near zero. With progress
+    p in [0, 1], q is to fall steadily to `near_zero / 2` at p = `REACH` = 1/2, and to stay there
+    while the network recovers, mostly at lower learning rates. Every `EVERY` of the way the speed
+    that is needed from here, `(q − near_zero / 2) / (REACH − p)`, is compared with the speed since
+    the last look, and λ is multiplied by their ratio, within `FACTOR` and `1 / FACTOR`. That finds
+    λ within a tenth of the way from any start, follows learning-rate schedules, and needs to know
+    neither the optimizer nor the loss. Once q is near zero, or p = `REACH`, the goal is to hold the
+    share: only the smallest `target_share` of γ is penalised from there, and the others are free.
+    The rule is ours.
 
     Where channels are removed in several rounds, the way is gone again from each to the next: of
     the γ that are left, `target_share` are to be near zero by then.

@@ -350,7 +350,10 @@ class NoMetric(Net):
 @pytest.mark.filterwarnings("ignore:.*of a candidate is NaN")
 def test_a_front_without_points() -> None:
     module = NoMetric()
-    with pytest.warns(UserWarning, match="No candidate of the search has a finite metric"):
+    with (
+        pytest.warns(UserWarning, match="search ended: no signal: none of"),
+        pytest.warns(UserWarning, match="No candidate of the search has a finite metric"),
+    ):
         fitted(module, front())
     assert widths(module) == WIDTHS
 
