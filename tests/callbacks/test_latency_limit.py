@@ -98,6 +98,20 @@ def test_several_limits_hold_together(clock: Clock) -> None:
     assert true_milliseconds(module) <= 0.9 * FULL
 
 
+def test_a_network_is_picked_by_its_milliseconds(clock: Clock) -> None:
+    limit = 0.6 * FULL
+    callback = prune(budget={"latency_ms": 0.9 * FULL}, pick={"latency_ms": limit}, generations=4)
+    _, module = fitted(Net(), callback)
+    assert true_milliseconds(module) <= 1.001 * limit
+    assert callback.front is not None
+    assert callback.front.budget == "latency_ms"
+    costs = [point.cost for point in callback.front.points]
+    assert costs == sorted(costs)
+    assert costs[-1] <= 1.001 * 0.9 * FULL
+    reachable = max(cost for cost in costs if cost <= limit)
+    assert true_milliseconds(module) == pytest.approx(reachable, rel=1e-3)
+
+
 def test_a_limit_out_of_reach_says_what_is_reachable(clock: Clock) -> None:
     module = Net()
     smallest = 1.0 + 0.25 + 1 / 32

@@ -26,6 +26,19 @@ from lightning_slimga.search import GeneticSearch
 from tests.distributed.networks import RANK, Failing, Net, forward_on_cpu
 
 GLOBAL_BATCH = 16
+SEARCHES: dict[str, dict[str, Any]] = {
+    "raced": {"budget": {"macs": 0.5, "latency_ms": 1e9}, "generations": 6},
+    "clocks": {"max_time": 1000},
+    "frozen": {"recalibration_batches": 0},
+    "rounds": {
+        "budget": [{"macs": 0.75}, {"macs": 0.5}],
+        "prune_epoch": None,
+        "prune_epochs": [1, 2],
+    },
+    "front": {"budget": {"macs": 0.8}, "pick": "knee", "generations": 2},
+}
+"""What the search of a fit is told besides what all are told."""
+
 NODES = int(os.environ.get("NODES", 1))
 
 
@@ -81,17 +94,15 @@ def fit(name: str, *, processes: int) -> dict[str, Any]:
     module = network(frozen=frozen, in_order=in_order, batch_size=batch_size)
     if name == "raced":
         module.validation_images = 256
-    prune = GeneticPruneCallback(
-        "val_loss",
-        mode="min",
-        budget={"macs": 0.5, **({"latency_ms": 1e9} if name == "raced" else {})},
-        prune_epoch=1,
-        population_size=4,
-        generations=6 if name == "raced" else 3,
-        max_time=1000 if name == "clocks" else None,
-        recalibration_batches=0 if frozen else 2,
-        report=False,
-    )
+    arguments: dict[str, Any] = {
+        "budget": {"macs": 0.5},
+        "prune_epoch": 1,
+        "population_size": 4,
+        "generations": 3,
+        "recalibration_batches": 2,
+    }
+    arguments |= SEARCHES.get(name, {})
+    prune = GeneticPruneCallback("val_loss", mode="min", report=False, **arguments)
     watch = Watch()
     callbacks = [SparsityCallback(strength=1e-3), prune, watch]
     folder = os.environ.get("CHECKPOINTS")
@@ -115,6 +126,7 @@ def fit(name: str, *, processes: int) -> dict[str, Any]:
     trainer.fit(module, ckpt_path="last" if folder else None)
     seen = watch.seen
     seen["history"] = [{k: v for k, v in e.items() if k != "seconds"} for e in prune.history]
+    seen["front"] = None if prune.front is None else prune.front.state_dict()
     seen["weights"] = {n: p.tolist() for n, p in module.state_dict().items()}
     seen["seconds"] = prune.timings
     return seen
@@ -188,6 +200,8 @@ FITS = {
     "synchronized": synchronized,
     "clocks": clocks,
     "raced": fit,
+    "rounds": fit,
+    "front": fit,
     "timer": timer,
     "disagreeing": disagreeing,
 }

@@ -17,7 +17,17 @@ from tests.distributed.launching import LAUNCHERS, launch, results
 from tests.distributed.networks import NUM_IMAGES, images
 
 NAMES = {
-    "script": ("norm", "frozen", "synchronized", "clocks", "timer", "raced", "disagreeing"),
+    "script": (
+        "norm",
+        "frozen",
+        "synchronized",
+        "clocks",
+        "timer",
+        "raced",
+        "rounds",
+        "front",
+        "disagreeing",
+    ),
     "torchrun": ("norm",),
     "nodes": ("norm",),
 }
@@ -52,6 +62,14 @@ def test_ranks_stay_equal(launcher: str, ranks: Ranks) -> None:
         assert first[what] == second[what], what
     steps = NUM_IMAGES // GLOBAL_BATCH * 2
     assert len(set(first["steps"])) == steps  # they were equal, and they moved
+
+
+@pytest.mark.parametrize("name", ["rounds", "front"])
+def test_ranks_stay_equal_through_rounds_and_with_a_front(name: str, ranks: Ranks) -> None:
+    first, second = ranks("script", name)
+    for what in ("plan", "surgery", "history", "front", "steps", "end", "weights"):
+        assert first[what] == second[what], what
+    assert (first["front"] is not None) == (name == "front")
 
 
 def test_ranks_stop_the_same_candidates(ranks: Ranks) -> None:
