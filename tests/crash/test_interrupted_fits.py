@@ -42,8 +42,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 class Struck(Net):
     """Something happens in the last validation step of the sixth candidate."""
 
-    # Validations before the search: sanity check, epochs, dense network, the analysed batch.
-    when = 2 * (1 + PRUNE_EPOCH + 1) + 1 + 2 * (CANDIDATES_BEFORE + 1)
+    # Steps before the search: sanity check, epochs, dense network twice, the analysed batch.
+    when = 2 * (1 + PRUNE_EPOCH + 2) + 1 + 2 * (CANDIDATES_BEFORE + 1)
 
     def __init__(self, happens: Any) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_nothing_is_cut_and_nothing_judged_is_lost(
     train(tmp_path)
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 1 + final["candidates"] - judged  # one is the dense network
+    assert evaluations(tmp_path) == 2 + final["candidates"] - judged  # two are the dense network
     assert not (tmp_path / STATE).exists()
 
 
@@ -116,7 +116,7 @@ def test_a_checkpoint_written_on_exception_holds_the_search(
     train(tmp_path, ckpt_path=str(path))
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 1 + final["candidates"] - CANDIDATES_BEFORE
+    assert evaluations(tmp_path) == 2 + final["candidates"] - CANDIDATES_BEFORE
 
 
 class FailsAtSurgery(Callback):
@@ -183,7 +183,7 @@ def test_time_runs_out_during_the_search(interval: str, tmp_path: Path, undistur
     train(tmp_path)
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 1 + final["candidates"] - judged
+    assert evaluations(tmp_path) == 2 + final["candidates"] - judged
     assert not (tmp_path / STATE).exists()
 
 
