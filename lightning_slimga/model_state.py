@@ -44,6 +44,27 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
                 snapshot.restore()
 
 
+@contextmanager
+def stirred(model: nn.Module) -> Iterator[None]:
+    """Give parameters that are constant (zero-initialised γ, layer scales) random values.
+
+    A branch that is multiplied by zero would hide every mistake in it. Restored bit for bit.
+    """
+    saved: list[tuple[Tensor, Tensor]] = []
+    generator = torch.Generator().manual_seed(0)
+    try:
+        for parameter in model.parameters():
+            data = parameter.data
+            if data.is_floating_point() and _is_constant(data):
+                saved.append((data, data.clone()))
+                noise = torch.rand(data.shape, generator=generator) - 0.5
+                data.add_(noise.to(data))
+        yield
+    finally:
+        for data, content in saved:
+            data.copy_(content)
+
+
 def _leave_process_groups(model: nn.Module) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         for module in model.modules():
@@ -104,3 +125,11 @@ def _same(tensor: Tensor, content: Tensor) -> bool:
     if tensor.shape != content.shape:
         raise RuntimeError("a tensor held by the module was resized in place by its forward")
     return torch.equal(tensor, content)
+
+
+def _is_constant(data: Tensor) -> bool:
+    """Whether all entries are equal; a look at the first few settles most large tensors."""
+    few = data[(slice(0, 2),) * data.dim()]
+    return (
+        bool(data.numel()) and bool(few.amin() == few.amax()) and bool(data.amin() == data.amax())
+    )

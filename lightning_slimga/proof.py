@@ -9,13 +9,11 @@ to find where; what still cannot be explained is bisected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_slimga.calls import Call
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
@@ -25,6 +23,7 @@ from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
+from lightning_slimga.model_state import stirred
 from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
 
 _WIDE = 64
@@ -62,7 +61,7 @@ class Proof:
         Returns:
             The graph of what is left.
         """
-        with _stirred(self.model):
+        with stirred(self.model):
             while True:
                 graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
                 if not graph.layers or self._holds(graph):
@@ -269,32 +268,3 @@ def _layers_in(graph: ChannelGraph, dims: Sequence[DimLabels]) -> list[int]:
             bits = graph.bits_of(labels)
             found.update(np.searchsorted(starts, bits[bits >= 0], side="right").tolist())
     return sorted(number - 1 for number in found)
-
-
-@contextmanager
-def _stirred(model: nn.Module) -> Iterator[None]:
-    """Give parameters that are constant (zero-initialised γ, layer scales) random values.
-
-    A branch that is multiplied by zero would hide every mistake in it.
-    """
-    saved: list[tuple[Tensor, Tensor]] = []
-    generator = torch.Generator().manual_seed(0)
-    try:
-        for parameter in model.parameters():
-            data = parameter.data
-            if data.is_floating_point() and _is_constant(data):
-                saved.append((data, data.clone()))
-                noise = torch.rand(data.shape, generator=generator) - 0.5
-                data.add_(noise.to(data))
-        yield
-    finally:
-        for data, content in saved:
-            data.copy_(content)
-
-
-def _is_constant(data: Tensor) -> bool:
-    """Whether all entries are equal; a look at the first few settles most large tensors."""
-    few = data[(slice(0, 2),) * data.dim()]
-    return (
-        bool(data.numel()) and bool(few.amin() == few.amax()) and bool(data.amin() == data.amax())
-    )
