@@ -15,7 +15,7 @@ from lightning_slimga.attention import opened
 from lightning_slimga.calls import Call
 from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import LabelStore
-from lightning_slimga.graph.slots import find_slots
+from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.model_state import preserved
@@ -67,9 +67,7 @@ def analyse(
     Returns:
         The analysis.
     """
-    trace = Trace(
-        LabelStore(), find_slots(model), dict(model.named_modules()), approximate=approximate
-    )
+    trace = Trace(LabelStore(), find_slots(model), modules_of(model), approximate=approximate)
     analysis = Analysis(trace)
     with running(model):
         evaluation = traced(model, calls, trace)

@@ -21,6 +21,14 @@ lightning_2_6 = pytest.mark.skipif(
     not RequirementCache("lightning>=2.6"), reason="Lightning has this from 2.6 on"
 )
 
+when_resumed = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:.*was called without a model"),
+    pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+]
+"""What Lightning says of a fit that goes on from a checkpoint, in the same folder or another."""
+
 
 def data(count: int = 24, seed: int = 0) -> TensorDataset:
     """Images of four classes that differ in where they are bright."""

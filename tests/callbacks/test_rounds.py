@@ -25,15 +25,11 @@ from tests.callbacks.small_fit import (
     lightning_2_6,
     prune,
     trainer,
+    when_resumed,
     widths,
 )
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
-    pytest.mark.filterwarnings("ignore:.*was called without a model"),
-    pytest.mark.filterwarnings("ignore:.*there is no last checkpoint available"),
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-]
+pytestmark = when_resumed
 
 BUDGETS = [{"macs": 0.7}, {"macs": 0.4}]
 

@@ -14,17 +14,10 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from tests.callbacks.small_fit import data
+
 RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
 NUM_IMAGES = 64
-
-
-def images(count: int, seed: int) -> TensorDataset:
-    generator = torch.Generator().manual_seed(seed)
-    y = torch.arange(count) % 4
-    x = torch.randn(count, 2, 6, 6, generator=generator)
-    for k in range(4):
-        x[y == k, k % 2, 3 * (k // 2) : 3 * (k // 2) + 3] += 1.0
-    return TensorDataset(x, y)
 
 
 class Net(pl.LightningModule):
@@ -74,16 +67,16 @@ class Net(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
     def train_dataloader(self) -> Any:
-        return self.loader(images(NUM_IMAGES, 0))
+        return self.loader(data(NUM_IMAGES, 0))
 
     def val_dataloader(self) -> Any:
-        return self.loader(images(self.validation_images, 1))
+        return self.loader(data(self.validation_images, 1))
 
-    def loader(self, data: TensorDataset) -> Any:
+    def loader(self, part: TensorDataset) -> Any:
         sampler = None
         if self.in_order and self.trainer.world_size > 1:
-            sampler = DistributedSampler(data, shuffle=False)
-        return DataLoader(data, batch_size=self.batch_size, sampler=sampler)
+            sampler = DistributedSampler(part, shuffle=False)
+        return DataLoader(part, batch_size=self.batch_size, sampler=sampler)
 
 
 class Failing(Net):

@@ -12,9 +12,10 @@ import torch
 from filelock import FileLock
 from torch.utils.data import DistributedSampler
 
+from tests.callbacks.small_fit import data
 from tests.distributed.fits import GLOBAL_BATCH, fit
 from tests.distributed.launching import LAUNCHERS, launch, results
-from tests.distributed.networks import NUM_IMAGES, images
+from tests.distributed.networks import NUM_IMAGES
 
 NAMES = {
     "script": (
@@ -86,9 +87,9 @@ def test_statistics_are_the_mean_over_the_ranks(launcher: str, ranks: Ranks) -> 
     weight, bias = (torch.tensor(value) for value in seen["conv"])
     means, variances = [], []
     for rank in range(2):  # Lightning shards with its default seed, and this was epoch 1
-        sampler = DistributedSampler(images(NUM_IMAGES, 0), num_replicas=2, rank=rank, seed=0)
+        sampler = DistributedSampler(data(NUM_IMAGES, 0), num_replicas=2, rank=rank, seed=0)
         sampler.set_epoch(1)
-        pixels = images(NUM_IMAGES, 0).tensors[0][list(sampler)]
+        pixels = data(NUM_IMAGES, 0).tensors[0][list(sampler)]
         for batch in pixels.split(BATCH)[:2]:
             channels = torch.nn.functional.conv2d(batch, weight, bias).transpose(0, 1).flatten(1)
             means.append(channels.mean(1))
