@@ -9,7 +9,7 @@ to find where; what still cannot be explained is bisected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
+from lightning_slimga.graph.sketch import Sketch, drawn_if_possible
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.model_state import stirred
@@ -36,7 +37,10 @@ class Proof:
         model: the network; left as it was.
         calls: how it is run in evaluation mode.
         training_calls: how it is run in training mode.
-        analysis: its labels; what fails is frozen in them.
+        analyse: makes the analysis; ``draw=False``: with values.
+
+    Attributes:
+        analysis: the labels; what fails is frozen in them.
     """
 
     def __init__(
@@ -44,14 +48,16 @@ class Proof:
         model: nn.Module,
         calls: Sequence[Call],
         training_calls: Sequence[Call],
-        analysis: Analysis,
+        analyse: Callable[..., Analysis],
     ) -> None:
         self.model = model
         self.calls = calls
         self.training_calls = training_calls
-        self.analysis = analysis
+        self.analysis = analyse()
+        self._analyse = analyse
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._strayed = False  # the masked network ran other ops than the traced one
+        self._doubtful = False  # the network ran other ops than were drawn
         self._retraces = 3
 
     @rare_collection()
@@ -70,20 +76,29 @@ class Proof:
     def _holds(self, graph: ChannelGraph) -> bool:
         """One round: whether the proof holds; if not, what it has found is frozen."""
         keep = self._random_mask(graph)
-        everything = list(range(len(graph.layers)))
+        deviation: Deviation | None = None
         try:
             why = self.wrong(graph, keep)
-        except Deviation as deviation:
-            why, record = deviation.what, deviation.record
-            guilty = [] if record is None else self._guilty(graph, keep, record, deviation)
-            if record is not None and guilty:
-                self._freeze_line(graph, guilty, record, why)
-                return False
+        except Deviation as error:
+            deviation, why = error, error.what
+        if self._doubtful or (why is not None and self.analysis.drawn):
+            self._look_again()
+            return False
         if why is None:
             return not self._learns(graph, keep)
-        for layer in self._bisect(graph, keep, everything):
+        if deviation is not None and deviation.record is not None:
+            guilty = self._guilty(graph, keep, deviation.record, deviation)
+            if guilty:
+                self._freeze_line(graph, guilty, deviation.record, why)
+                return False
+        for layer in self._bisect(graph, keep, list(range(len(graph.layers)))):
             self._freeze_layer(graph, layer, f"{why} when it shrinks")
         return False
+
+    def _look_again(self) -> None:
+        """Trace with values: what was drawn is believed only as long as nothing deviates."""
+        self.analysis = self._analyse(draw=False)
+        self._doubtful = False
 
     def _learns(self, graph: ChannelGraph, keep: Mask) -> bool:
         """Trace the masked network where it takes a way that no trace has seen (few times).
@@ -198,9 +213,16 @@ class Proof:
         if records is None:
             return []
         calls = self.training_calls if training else self.calls
-        with running(self.model, training=training):
-            lockstep = Lockstep(records, graph, keep)
-            return lockstep.run(lambda: [call.run(self.model) for call in calls])
+
+        def attempt(sketch: Sketch | None) -> list[Any]:
+            lockstep = Lockstep(records, graph, keep, sketch)
+            try:
+                with running(self.model, training=training):
+                    return lockstep.run(lambda: [call.run(self.model) for call in calls])
+            finally:
+                self._doubtful |= lockstep.parted and self.analysis.drawn
+
+        return drawn_if_possible(attempt, training and self.analysis.drawn)
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +98,9 @@ class OpRecord:
         outputs: labels of its results.
         shapes: shapes of its results, full size.
         reads_floats: whether any of its arguments is a floating-point tensor.
+        learned: whether its results depend on a parameter.
+        plain: its other arguments, in order.
+        lasting: whether its rule has done all there is to do once the op has run.
     """
 
     name: str
@@ -106,11 +110,26 @@ class OpRecord:
     outputs: tuple[Labels, ...]
     shapes: tuple[tuple[int, ...], ...]
     reads_floats: bool
+    learned: bool = False
+    plain: tuple[Any, ...] = ()
+    lasting: bool = False
 
     def is_like(self, other: OpRecord) -> bool:
         """Whether the same line of code made tensors of the same shapes by the same op."""
         mine, others = (self.name, self.line, self.shapes), (other.name, other.line, other.shapes)
         return mine == others
+
+    def repeats(
+        self,
+        inputs: tuple[Labels, ...],
+        shapes: tuple[tuple[int, ...], ...],
+        plain: tuple[Any, ...],
+    ) -> bool:
+        """Whether the op has run once more, on the same labels with the same other arguments."""
+        if len(inputs) != len(self.inputs) or (shapes, plain) != (self.shapes, self.plain):
+            return False
+        pairs = zip(self.inputs, inputs, strict=True)
+        return all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in pairs)
 
     @property
     def dims(self) -> list[DimLabels]:

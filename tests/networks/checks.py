@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_slimga.graph import sketch
 from lightning_slimga.surgery import ChannelSurgery
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -43,6 +45,22 @@ def random_mask(
         if missing > 0:
             keep[generator.permutation(gone)[:missing]] = True
     return torch.from_numpy(keep)
+
+
+@contextmanager
+def everything_drawn() -> Iterator[None]:
+    """Let an analysis do without values wherever it can, however small the network."""
+    sizes = sketch._CONTRACTION, sketch._OTHER
+    try:
+        _draw_from(-1, -1)
+        yield
+    finally:
+        _draw_from(*sizes)
+
+
+def _draw_from(contraction: int, other: int) -> None:
+    sketch._Traits.of.cache_clear()
+    sketch._CONTRACTION, sketch._OTHER = contraction, other
 
 
 def run(model: nn.Module, example: Any) -> Any:
