@@ -16,10 +16,10 @@ from lightning_slimga.plan import PruningPlan, TensorCut
 from lightning_slimga.transaction import Transaction
 
 _INTEGERS = {
-    torch.float64: torch.int64,
-    torch.float32: torch.int32,
-    torch.float16: torch.int16,
-    torch.bfloat16: torch.int16,
+    torch.float64: (np.int64, torch.int64),
+    torch.float32: (np.int32, torch.int32),
+    torch.float16: (np.int16, torch.int16),
+    torch.bfloat16: (np.int16, torch.int16),
 }
 
 Mask = npt.NDArray[np.bool_]
@@ -65,7 +65,7 @@ def masked(
                 assert tensor is not None
                 own = name in saved
                 saved.setdefault(name, (tensor, tensor.data))
-                tensor.data = _zeroed(tensor.data, dim, live, inplace=own)
+                tensor.data = zeroed(tensor.data, dim, live, inplace=own)
         yield
     finally:
         for tensor, data in saved.values():
@@ -83,20 +83,27 @@ def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
             transaction.roll_back()
 
 
-def _zeroed(
+def zeroed(
     data: torch.Tensor, dim: int, live: npt.NDArray[np.bool_], *, inplace: bool
 ) -> torch.Tensor:
     """A tensor with zeros in the slices that do not live, whatever was in them.
 
     On the bits of the numbers, because NaN times zero is no zero, and a fill by index is slow.
+
+    Args:
+        data: any tensor.
+        dim: the dimension of the slices.
+        live: which of them live, shape (size of the dimension,).
+        inplace: write into ``data``.
     """
     kind = _INTEGERS.get(data.dtype)
     if kind is None:
-        gone = torch.from_numpy(np.flatnonzero(~live))
-        return data.index_fill(dim, gone.to(data.device), 0)
-    shape = [len(live) if axis == dim else 1 for axis in range(data.dim())]
-    ones = torch.from_numpy(live).to(data.device).to(kind).neg_().view(shape)  # all bits, or none
-    bits = data.view(kind)
+        gone = torch.from_numpy(np.flatnonzero(~live)).to(data.device)
+        return data.index_fill_(dim, gone, 0) if inplace else data.index_fill(dim, gone, 0)
+    # all bits or none, by index; a view of numpy's is quicker than torch's
+    ones = torch.from_numpy(-live.astype(kind[0])).to(data.device)
+    ones = ones[(slice(None), *[None] * (data.dim() - 1 - dim))]
+    bits = data.view(kind[1])
     return (bits.bitwise_and_(ones) if inplace else bits.bitwise_and(ones)).view(data.dtype)
 
 
