@@ -73,9 +73,7 @@ class ChannelGraph:
 
     def bits_of(self, labels: LabelArray) -> Bits:
         """The bit of each label; ``NOTHING`` where it cannot go."""
-        bits = np.full(len(labels), NOTHING, dtype=np.int64)
-        real = labels >= 0
-        bits[real] = self.bit_of_label[labels[real]]
+        bits: Bits = self.bit_of_label[labels]  # NOTHING is -1: the last entry
         return bits
 
 
@@ -108,11 +106,10 @@ class _Builder:
 
     def build(self) -> ChannelGraph:
         classes, layer_of_class = self._layers_of_classes()
-        bit_of_label = np.full(len(self.trace.store), NOTHING, dtype=np.int64)
         layers, bits = self._order(classes, layer_of_class)
         bit_of_root = np.full(len(self.trace.store), NOTHING, dtype=np.int64)
         bit_of_root[classes] = bits
-        bit_of_label = bit_of_root[self.roots]
+        bit_of_label = np.append(bit_of_root[self.roots], NOTHING)
         layer_of_bit = np.repeat(
             np.arange(len(layers), dtype=np.int64), [layer.num_channels for layer in layers]
         )
@@ -187,21 +184,22 @@ class _Builder:
             home.append((start, site))
             start += len(labels)
         order = np.argsort(position[classes], kind="stable")
-        first_seen: dict[int, list[int]] = {}
-        for i in order:
-            first_seen.setdefault(int(layer_of_class[i]), []).append(int(i))
+        _, first, layer = np.unique(layer_of_class[order], return_index=True, return_inverse=True)
+        rank = np.argsort(np.argsort(first))  # of each layer, by its first channel
+        members = order[np.argsort(rank[layer], kind="stable")]
         bits = np.empty(len(classes), dtype=np.int64)
-        layers: list[Layer] = []
+        bits[members] = np.arange(len(classes), dtype=np.int64)
+        ends = np.cumsum(np.bincount(rank[layer], minlength=len(first)))
         starts = np.array([s for s, _ in home], dtype=np.int64)
-        bit = 0
-        for members in first_seen.values():
-            bits[members] = np.arange(bit, bit + len(members), dtype=np.int64)
-            places = position[classes[members]]
-            name = self._name(places, starts, [site for _, site in home])
-            layers.append(Layer(name, slice(bit, bit + len(members)), (), None))
-            bit += len(members)
-        representatives = classes[[members[0] for members in first_seen.values()]]
-        return self._with_tensors(_unique_names(layers), representatives), bits
+        sites = [site for _, site in home]
+        layers, representatives = [], []
+        for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=False):
+            places = position[classes[members[begin:end]]]
+            name = self._name(places, starts, sites)
+            layers.append(Layer(name, slice(begin, end), (), None))
+            representatives.append(classes[members[begin]])
+        found = np.array(representatives, dtype=np.int64)
+        return self._with_tensors(_unique_names(layers), found), bits
 
     def _name(self, places: Bits, starts: Bits, sites: list[tuple[str, int]]) -> str:
         home = int(np.searchsorted(starts, places[0], side="right")) - 1
