@@ -40,8 +40,9 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         try:
             yield
         finally:
-            for snapshot in snapshots:
-                snapshot.restore()
+            with torch.no_grad():
+                for snapshot in snapshots:
+                    snapshot.restore()
 
 
 @contextmanager
@@ -97,10 +98,9 @@ class _Snapshot:
         self.gradients = [(p, p.grad) for p in parameters if p is not None]
 
     def restore(self) -> None:
-        with torch.no_grad():
-            for tensor, content in self.tensors:
-                if not _same(tensor, content):
-                    tensor.copy_(content)
+        for tensor, content in self.tensors:
+            if not _same(tensor, content):
+                tensor.copy_(content)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for container, items in self.containers:

@@ -113,7 +113,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         for module in model.modules():
-            if isinstance(getattr(module, "running_mean", None), Tensor):
+            if isinstance(module._buffers.get("running_mean"), Tensor):
                 module.training = False
         try:
             yield

@@ -141,11 +141,12 @@ def tensors_in(value: Any) -> list[Tensor]:
     """Every tensor in an op's arguments or result, in order."""
     if isinstance(value, Tensor):
         return [value]
+    if not isinstance(value, (list, tuple)):
+        return []
     found: list[Tensor] = []
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            if isinstance(item, Tensor):
-                found.append(item)
-            elif isinstance(item, (list, tuple)):
-                found += tensors_in(item)
+    for item in value:
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            found += tensors_in(item)
     return found
