@@ -184,8 +184,6 @@ class Proof:
 
     def _muted(self, graph: ChannelGraph, keep: Mask) -> list[Any] | None:
         """What the network returns masked, the quick way; None where that is not to be had."""
-        if any(isinstance(module, nn.MultiheadAttention) for module in self.model.modules()):
-            return None  # its own code is not what the records show
         muting = Muting(self.analysis.records["eval"], graph, self.analysis.trace, keep)
         try:
             with running(self.model), muting:

@@ -102,7 +102,7 @@ def zeroed(
         return data.index_fill_(dim, gone, 0) if inplace else data.index_fill(dim, gone, 0)
     # all bits or none, by index; a view of numpy's is quicker than torch's
     ones = torch.from_numpy(-live.astype(kind[0])).to(data.device)
-    ones = ones[(slice(None), *[None] * (data.dim() - 1 - dim))]
+    ones = ones.view([-1] + [1] * (data.dim() - 1 - dim))
     bits = data.view(kind[1])
     return (bits.bitwise_and_(ones) if inplace else bits.bitwise_and(ones)).view(data.dtype)
 
