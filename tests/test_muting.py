@@ -1,0 +1,126 @@
+"""Muting must return what the masked network returns; where it cannot, it must say so."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_slimga import muting as module
+from lightning_slimga.graph.analysis import running
+from lightning_slimga.muting import Muting
+from lightning_slimga.surgery import ChannelSurgery
+from tests.networks.checks import random_mask, randomise, relative_error
+
+
+class Functional(nn.Module):
+    """Weights that are viewed, scaled, chunked, and read by contractions and other ops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joint = nn.Parameter(torch.randn(32, 6))
+        self.scale = nn.Parameter(torch.rand(16) + 0.5)
+        self.table = nn.Embedding(5, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.joint.chunk(2)
+        gate = torch.sigmoid(F.linear(x, second * self.scale[:, None]))
+        y = F.linear(x, first) + self.table(torch.tensor([1]))
+        return self.head(torch.sigmoid(y) * gate + 1)
+
+
+def conv(*sizes: int, **options: int) -> nn.Conv2d:
+    return nn.Conv2d(*sizes, 3, padding=1, **options)
+
+
+NETWORKS = {
+    "convolutions": (
+        nn.Sequential(
+            conv(3, 16), nn.BatchNorm2d(16), nn.Sigmoid(), conv(16, 16, groups=16), nn.ELU(),
+            conv(16, 24, groups=4), nn.Softplus(), nn.ConvTranspose2d(24, 8, 2), conv(8, 2),
+        ),
+        torch.rand(1, 3, 6, 6),
+    ),
+    "linear": (
+        nn.Sequential(
+            nn.Linear(6, 40), nn.Sigmoid(), nn.Linear(40, 30), nn.Tanh(), nn.Linear(30, 2),
+        ),
+        torch.rand(2, 6),
+    ),
+    "attention": (
+        nn.TransformerEncoderLayer(16, 4, 48, batch_first=True, activation="gelu"),
+        torch.rand(1, 3, 16),
+    ),
+    "functional": (Functional(), torch.rand(2, 6)),
+}  # fmt: skip
+
+
+def both(surgery: ChannelSurgery, x: Tensor, keep: Tensor) -> tuple[Muting, Tensor, Tensor]:
+    model, trace = surgery.model, surgery._analysis.trace
+    muting = Muting(surgery._analysis.records["eval"], surgery._graph, trace, keep.numpy())
+    with running(model), muting:
+        found = model(x)
+    with running(model), surgery.masked(keep):
+        wanted = model(x)
+    return muting, found, wanted
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_it_returns_what_the_masked_network_returns(name: str) -> None:
+    model, x = NETWORKS[name]
+    model.double(), randomise(model)
+    surgery = ChannelSurgery(model, x.double())
+    assert surgery.layers
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for seed in range(5):
+        muting, found, wanted = both(surgery, x.double(), random_mask(surgery, seed))
+        assert muting.faithful
+        assert relative_error(wanted, found) < 1e-12
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_large_weights_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 64)), torch.rand(2, 64)
+    surgery = ChannelSurgery(model, x)
+    sizes: list[int] = []
+    zeroed = module.zeroed
+
+    def watched(data: Tensor, *rest: object, **options: object) -> Tensor:
+        sizes.append(data.numel())
+        return zeroed(data, *rest, **options)
+
+    monkeypatch.setattr(module, "zeroed", watched)
+    both(surgery, x, random_mask(surgery))
+    assert sizes
+    assert max(sizes) == 2 * 512
+
+
+class Writes(nn.Module):
+    """Normalises its weight in place before it reads it (and so do its users at every step)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.first.weight.clamp_(-1, 1)
+        return self.second(self.first(x).relu())
+
+
+def test_a_pass_that_writes_into_a_weight_is_not_trusted() -> None:
+    model, x = Writes(), torch.rand(3, 4)
+    surgery = ChannelSurgery(model, x)
+    muting, _, _ = both(surgery, x, random_mask(surgery))
+    assert not muting.faithful
+    surgery.apply(random_mask(surgery))
+
+
+def test_a_pass_that_goes_another_way_is_not_trusted() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.rand(3, 4)
+    surgery = ChannelSurgery(model, x)
+    model[1] = nn.Tanh()
+    muting, _, _ = both(surgery, x, random_mask(surgery))
+    assert not muting.faithful
