@@ -40,6 +40,11 @@ class Call:
         return model.get_submodule(self.module)(*self.args, **self.kwargs)
 
 
+def run_all(model: nn.Module, calls: Sequence[Call]) -> list[Any]:
+    """Replay calls in order and return what each of them returns."""
+    return [call.run(model) for call in calls]
+
+
 def calls_from_example(example_inputs: Any) -> tuple[Call, ...]:
     """Turn what a user calls "example inputs" into calls of the whole model.
 

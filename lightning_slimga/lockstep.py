@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import DimLabels, LabelArray
-from lightning_slimga.graph.sketch import Sketch, depends_on_values
+from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord, tensors_in
 from lightning_slimga.pairing import Pairing
 from lightning_slimga.shrinking import Mask
@@ -41,7 +42,7 @@ class Lockstep(TorchDispatchMode):
         records: the recorded ops.
         graph: the channels.
         keep: the mask that was cut.
-        sketch: draws heavy ops, where only shapes matter; None: every op is computed.
+        replay: runs the ops; holds what another pass has computed, if this is the second.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class Lockstep(TorchDispatchMode):
         records: Sequence[OpRecord],
         graph: ChannelGraph,
         keep: Mask,
-        sketch: Sketch | None = None,
+        replay: Replay,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pairing = Pairing(records)
-        self._sketch = sketch
+        self._replay = replay
         self._graph = graph
         self._keep = keep
         self._dynamic = False
@@ -79,22 +80,16 @@ class Lockstep(TorchDispatchMode):
     ) -> Any:
         record = self._pairing.step(func._schema.name)
         try:
-            if self._sketch is None:
+            if record is None:
                 out = func(*args, **(kwargs or {}))
             else:
-                learned = record is not None and record.learned
-                out = self._sketch.run(func, args, kwargs or {}, learned)
+                out = self._replay.run(record.place, func, args, kwargs or {})
         except Exception as error:
             raise self._failure(error, record) from error
-        self._dynamic |= depends_on_values(func, args)
+        self._dynamic |= _depends_on_values(func, args)
         if record is not None:
             self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
         return out
-
-    @property
-    def parted(self) -> bool:
-        """Whether the pass has run other ops than the full network."""
-        return self._pairing.parted
 
     def _failure(self, error: Exception, record: OpRecord | None) -> Deviation:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -129,3 +124,11 @@ class Lockstep(TorchDispatchMode):
             bits = self._graph.bits_of(labels)
             self._removed[key] = int((~self._keep[bits[bits >= 0]]).sum())
         return self._removed[key]
+
+
+def _depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the size of an op's result depends on what is in its arguments."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    masks = [t for t in tensors_in(args) if t.dtype in (torch.bool, torch.uint8)]
+    return func._schema.name != "aten::index" or bool(masks)

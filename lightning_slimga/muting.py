@@ -1,29 +1,33 @@
 """Muting: what the masked network returns, without a copy of its weights.
 
 A contraction whose weight is zero for a channel reads that channel as zero, or writes zero into it.
-So its other arguments and its result are set to zero there instead: of a large network on a small
-example they are the smaller part by far. Small tensors, and weights that something else than a
-contraction reads, are zeroed as :func:`~lightning_slimga.shrinking.masked` does it.
+So where the weight is the larger part, its other arguments and its result are set to zero there
+instead; where it is the smaller part, what lives is contracted alone. Everything else that reads
+a parameter reads it zeroed, as :func:`~lightning_slimga.shrinking.masked` does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from lightning_slimga.graph.channel_graph import ChannelGraph
+from lightning_slimga.graph.channel_graph import Bits, ChannelGraph
 from lightning_slimga.graph.labels import LabelArray, Labels
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
 from lightning_slimga.shrinking import Mask, zeroed
+
+Lives = dict[int, Mask]
+"""Which indices of a tensor live, by dimension; without the dimensions of which all do."""
 
 
 class Muting(TorchDispatchMode):
@@ -34,10 +38,6 @@ class Muting(TorchDispatchMode):
         graph: the channels.
         trace: the labels; knows the tensors of the network.
         keep: the mask.
-
-    Attributes:
-        faithful: whether the pass was that of the masked network: it ran the recorded ops, and
-            none that writes into a weight. Look at it after the pass.
     """
 
     def __init__(
@@ -47,21 +47,23 @@ class Muting(TorchDispatchMode):
         self._pairing = Pairing(records)
         self._graph = graph
         self._trace = trace
-        self._keep = keep
+        self._gone: Mask = np.append(~keep, False)  # at its end: what has no bit
         self._failed = False
         self._raw: TensorMap[bool] = TensorMap()
-        self._live: dict[int, npt.NDArray[np.bool_] | None] = {}
+        self._bits: dict[int, Bits] = {}
 
     @property
     def faithful(self) -> bool:
-        """Whether the pass, which has ended, was that of the masked network."""
+        """Whether the pass, which has ended, was that of the masked network.
+
+        It ran the recorded ops, and none that writes into a parameter.
+        """
         return self._pairing.complete and not self._failed
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        record = self._pairing.step(func._schema.name)
-        kwargs = kwargs or {}
+        record, kwargs = self._pairing.step(func._schema.name), kwargs or {}
         tensors = tensors_in(args)
         raw = [self._is_raw(t) for t in tensors]
         if not any(raw):
@@ -74,61 +76,111 @@ class Muting(TorchDispatchMode):
             for tensor in tensors_in(out):
                 self._raw[tensor] = True
             return out
-        return self._contracted(func, args, kwargs, record, self._left(func, tensors, raw))
-
-    def _left(self, func: Any, tensors: list[Tensor], raw: list[bool]) -> int | None:
-        """Position of the weight that may stay as it is, if any."""
-        matrices = [i for i, (t, is_raw) in enumerate(zip(tensors, raw, strict=True)) if is_raw]
-        matrices = [i for i in matrices if tensors[i].dim() > 1]
-        if func.overloadpacket not in flop_registry or len(matrices) != 1:
-            return None
-        others = sum(t.numel() for i, t in enumerate(tensors) if i != matrices[0])
-        return matrices[0] if others < tensors[matrices[0]].numel() else None
-
-    def _contracted(
-        self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, left: int | None
-    ) -> Any:
-        """Run an op on what is left of its arguments; one of them may be read as it is."""
-        position = -1
-
-        def argument(value: Any) -> Any:
-            nonlocal position
-            if isinstance(value, (list, tuple)):
-                return [argument(item) for item in value]
-            if not isinstance(value, Tensor):
-                return value
-            position += 1
-            if position == left or (left is None and not self._is_raw(value)):
-                return value
-            return self._muted(value, record.inputs[position])
-
-        out = func(*[argument(value) for value in args], **kwargs)
-        if left is not None:
-            for tensor, labels in zip(tensors_in(out), record.outputs, strict=True):
-                self._muted(tensor, labels, own=True)
-        return out
+        if func.overloadpacket in flop_registry:
+            out = self._contracted(func, args, kwargs, record, raw)
+            if out is not None:
+                return out
+        lives = [self._lives(labels, self._gone) for labels in record.inputs]
+        return func(*_each(args, lambda i, t: _muted(t, lives[i]) if raw[i] else t), **kwargs)
 
     def _is_raw(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter that masking would zero, or a view of one."""
         known = self._raw.get(tensor)
         if known is None:
             slot = self._trace.slot_of(tensor)
             known = self._raw[tensor] = slot is not None and slot.name in self._graph.zeroed
         return known
 
-    def _muted(self, tensor: Tensor, labels: Labels, *, own: bool = False) -> Tensor:
-        for dim, array in enumerate(labels):
-            live = None if array is None else self._live_in(array)
-            if live is not None:
-                tensor, own = zeroed(tensor, dim, live, inplace=own), True
-        return tensor
+    def _contracted(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, raw: list[bool]
+    ) -> Any:
+        """The result of a contraction, without zeroing its weight; None where that is not easy."""
+        tensors = tensors_in(args)
+        matrices = [i for i, t in enumerate(tensors) if raw[i] and t.dim() > 1]
+        if len(matrices) != 1 or len(record.outputs) != 1:
+            return None
+        weight = matrices[0]
+        gone = self._gone_from(record.inputs[weight])
+        lives = [self._lives(labels, gone) for labels in record.inputs]
+        result = self._lives(record.outputs[0], gone)
+        if not lives[weight]:
+            return None
+        if 2 * tensors[weight].numel() < sum(t.numel() for t in tensors):
+            return _alive(func, args, kwargs, lives, result, record.shapes[0])
+        lives[weight] = {}
+        out = func(*_each(args, lambda i, t: _muted(t, lives[i])), **kwargs)
+        return _muted(out, result, own=True)
 
-    def _live_in(self, labels: LabelArray) -> npt.NDArray[np.bool_] | None:
-        """Which indices stay; None where all do."""
-        if id(labels) not in self._live:
-            bits = self._graph.bits_of(labels)
-            live = (bits < 0) | self._keep[bits]
-            self._live[id(labels)] = None if live.all() else live
-        return self._live[id(labels)]
+    def _gone_from(self, labels: Labels) -> Mask:
+        """What goes, of the channels in some dimensions only, by bit."""
+        gone = np.zeros_like(self._gone)
+        for dim in labels:
+            if dim is not None:
+                bits = self._bits_of(dim)
+                gone[bits] = self._gone[bits]
+        return gone
+
+    def _lives(self, labels: Labels, gone: Mask) -> Lives:
+        found = {d: ~gone[self._bits_of(dim)] for d, dim in enumerate(labels) if dim is not None}
+        return {d: live for d, live in found.items() if not live.all()}
+
+    def _bits_of(self, labels: LabelArray) -> Bits:
+        if id(labels) not in self._bits:
+            self._bits[id(labels)] = self._graph.bits_of(labels)
+        return self._bits[id(labels)]
+
+
+def _alive(
+    func: Any,
+    args: tuple[Any, ...],
+    kwargs: Any,
+    lives: list[Lives],
+    result: Lives,
+    shape: tuple[int, ...],
+) -> Any:
+    """Contract what lives alone, and put it where it belongs; None where that is not easy.
+
+    It is where a channel that goes has the same place in two of the tensors, and where the op takes
+    the smaller sizes (groups do not).
+    """
+    places = [live.tobytes() for dims in (*lives, result) for live in dims.values()]
+    if len(result) > 1 or any(places.count(place) < 2 for place in places):
+        return None
+    try:
+        out = func(*_each(args, lambda i, t: _taken(t, lives[i])), **kwargs)
+    except RuntimeError:
+        return None
+    for dim, live in result.items():
+        if out.shape[dim] != live.sum():
+            return None
+        index = torch.from_numpy(np.flatnonzero(live)).to(out.device)
+        out = out.new_zeros(shape).index_copy_(dim, index, out)
+    return out if tuple(out.shape) == shape else None
+
+
+def _each(args: Sequence[Any], change: Callable[[int, Tensor], Tensor]) -> list[Any]:
+    """Arguments with every tensor changed, given its number among them."""
+    numbers = count()
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [changed(item) for item in value]
+        return change(next(numbers), value) if isinstance(value, Tensor) else value
+
+    return [changed(value) for value in args]
+
+
+def _muted(tensor: Tensor, lives: Lives, *, own: bool = False) -> Tensor:
+    for dim, live in lives.items():
+        tensor, own = zeroed(tensor, dim, live, inplace=own), True
+    return tensor
+
+
+def _taken(tensor: Tensor, lives: Lives) -> Tensor:
+    for dim, live in lives.items():
+        index = torch.from_numpy(np.flatnonzero(live)).to(tensor.device)
+        tensor = tensor.index_select(dim, index)
+    return tensor
 
 
 @cache

@@ -9,19 +9,20 @@ to find where; what still cannot be explained is bisected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from lightning_slimga.calls import Call
+from lightning_slimga.calls import Call, run_all
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
 from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
-from lightning_slimga.graph.sketch import Sketch, drawn_if_possible
+from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.model_state import stirred
@@ -38,10 +39,7 @@ class Proof:
         model: the network; left as it was.
         calls: how it is run in evaluation mode.
         training_calls: how it is run in training mode.
-        analyse: makes the analysis; ``draw=False``: with values.
-
-    Attributes:
-        analysis: the labels; what fails is frozen in them.
+        analysis: its labels; what fails is frozen in them.
     """
 
     def __init__(
@@ -49,16 +47,14 @@ class Proof:
         model: nn.Module,
         calls: Sequence[Call],
         training_calls: Sequence[Call],
-        analyse: Callable[..., Analysis],
+        analysis: Analysis,
     ) -> None:
         self.model = model
         self.calls = calls
         self.training_calls = training_calls
-        self.analysis = analyse()
-        self._analyse = analyse
+        self.analysis = analysis
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._strayed = False  # the masked network ran other ops than the traced one
-        self._doubtful = False  # the network ran other ops than were drawn
         self._retraces = 3
 
     @rare_collection()
@@ -82,9 +78,6 @@ class Proof:
             why = self.wrong(graph, keep)
         except Deviation as error:
             deviation, why = error, error.what
-        if self._doubtful or (why is not None and self.analysis.drawn):
-            self._look_again()
-            return False
         if why is None:
             return not self._learns(graph, keep)
         if deviation is not None and deviation.record is not None:
@@ -95,11 +88,6 @@ class Proof:
         for layer in self._bisect(graph, keep, list(range(len(graph.layers)))):
             self._freeze_layer(graph, layer, f"{why} when it shrinks")
         return False
-
-    def _look_again(self) -> None:
-        """Trace with values: what was drawn is believed only as long as nothing deviates."""
-        self.analysis = self._analyse(draw=False)
-        self._doubtful = False
 
     def _learns(self, graph: ChannelGraph, keep: Mask) -> bool:
         """Trace the masked network where it takes a way that no trace has seen (few times).
@@ -167,27 +155,22 @@ class Proof:
     def agrees(self, graph: ChannelGraph, keep: Mask, reference: list[Any] | None) -> bool:
         """Whether the network, which has been cut, does beyond doubt what it did masked.
 
-        It runs as its user will run it. What training alone writes into code has been seen by
-        :meth:`settle`, which cuts every layer; so it is tried again only where it does other
-        things than evaluation.
+        What training alone writes into code has been seen by :meth:`settle`, which cuts every
+        layer; so it runs again only where it does other things than evaluation.
         """
-        if reference is None:
-            return False
+        modes = ("eval",) if self.analysis.trains_as_it_runs else ("eval", "train")
         try:
-            with running(self.model, as_it_is=True):
-                found = [call.run(self.model) for call in self.calls]
-            if not self.analysis.trains_as_it_runs:
-                self._in_lockstep(graph, keep, training=True)
-        except Exception:  # `wrong` will say what is the matter
+            found = self._in_lockstep(graph, keep, modes)
+        except Deviation:
             return False
-        return compare_outputs(reference, found) is None
+        return reference is not None and compare_outputs(reference, found) is None
 
     def _muted(self, graph: ChannelGraph, keep: Mask) -> list[Any] | None:
         """What the network returns masked, the quick way; None where that is not to be had."""
         muting = Muting(self.analysis.records["eval"], graph, self.analysis.trace, keep)
         try:
             with running(self.model), muting:
-                outputs = [call.run(self.model) for call in self.calls]
+                outputs = run_all(self.model, self.calls)
         except Exception:  # the masked network itself will say what is the matter
             return None
         return outputs if muting.faithful else None
@@ -196,7 +179,7 @@ class Proof:
         """What the network returns masked; its attention runs torch's own code, not ours."""
         as_it_is = running(self.model, as_it_is=True)
         with as_it_is, masked(self.model, graph, self.analysis.trace.slots, keep):
-            return [call.run(self.model) for call in self.calls]
+            return run_all(self.model, self.calls)
 
     def _explained(self, graph: ChannelGraph, keep: Mask, what: str) -> str | None:
         """Find the op at which values part; None where it decides by values that are the same.
@@ -210,11 +193,9 @@ class Proof:
         wanted = Watch(records, graph, keep, full=True)
         found = Watch(records, graph, keep, full=False)
         with running(self.model), masked(self.model, graph, slots, keep), wanted:
-            for call in self.calls:
-                call.run(self.model)
+            run_all(self.model, self.calls)
         with swapped_in(plan_cut(graph, slots, keep), self.model), running(self.model), found:
-            for call in self.calls:
-                call.run(self.model)
+            run_all(self.model, self.calls)
         self._strayed = wanted.parted
         difference = first_difference(records, wanted, found)
         if isinstance(difference, OpRecord):
@@ -224,26 +205,26 @@ class Proof:
     def _shrunk(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
         """What the shrunk network returns in evaluation mode; it must run in training mode, too."""
         with swapped_in(plan_cut(graph, self.analysis.trace.slots, keep), self.model):
-            found = self._in_lockstep(graph, keep)
-            self._in_lockstep(graph, keep, training=True)
-        return found
+            return self._in_lockstep(graph, keep)
 
-    def _in_lockstep(self, graph: ChannelGraph, keep: Mask, *, training: bool = False) -> list[Any]:
-        """Run the network, which is shrunk now, beside the records of the full one."""
-        records = self.analysis.records.get("train" if training else "eval")
-        if records is None:
-            return []
-        calls = self.training_calls if training else self.calls
+    def _in_lockstep(
+        self, graph: ChannelGraph, keep: Mask, modes: Sequence[str] = ("eval", "train")
+    ) -> list[Any]:
+        """Run the network, which is shrunk now, beside the records of the full one.
 
-        def attempt(sketch: Sketch | None) -> list[Any]:
-            lockstep = Lockstep(records, graph, keep, sketch)
-            try:
-                with running(self.model, training=training):
-                    return lockstep.run(lambda: [call.run(self.model) for call in calls])
-            finally:
-                self._doubtful |= lockstep.parted and self.analysis.drawn
-
-        return drawn_if_possible(attempt, training and self.analysis.drawn)
+        Returns:
+            What it returns in evaluation mode.
+        """
+        replay, outputs = Replay(), {}
+        for mode in modes:
+            records = self.analysis.records.get(mode)
+            if records is not None:
+                calls = self.calls if mode == "eval" else self.training_calls
+                lockstep = Lockstep(records, graph, keep, replay)
+                with running(self.model, training=mode == "train"):
+                    outputs[mode] = lockstep.run(partial(run_all, self.model, calls))
+            replay.second = True
+        return outputs["eval"]
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

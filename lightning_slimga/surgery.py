@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from lightning_slimga.calls import calls_from_example
 from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
-from lightning_slimga.graph.selection import keep_unscaled
+from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.lockstep import Deviation
 from lightning_slimga.masks import Widths, as_bits, kept_per_layer
 from lightning_slimga.model_kinds import check_model
@@ -85,12 +84,10 @@ class ChannelSurgery:
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
-        look = partial(
-            analyse, model, self.calls, training, approximate=allow_approximate, ignore=(*ignore,)
-        )
-        self._proof = Proof(model, self.calls, training, look)
+        analysis = analyse(model, self.calls, training, approximate=allow_approximate)
+        keep_matching(analysis.trace, ignore)
+        self._proof = Proof(model, self.calls, training, analysis)
         self._graph = self._proof.settle()
-        analysis = self._proof.analysis
         if only_scaled:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lightning_slimga import muting as module
 from lightning_slimga.graph.analysis import running
+from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import random_mask, randomise, relative_error
@@ -124,3 +125,24 @@ def test_a_pass_that_goes_another_way_is_not_trusted() -> None:
     model[1] = nn.Tanh()
     muting, _, _ = both(surgery, x, random_mask(surgery))
     assert not muting.faithful
+
+
+class Mixes(nn.Module):
+    """Mixes its tokens by a weight that loses nothing, and sums over its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.tokens = nn.Linear(200, 200)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.tokens(torch.sigmoid(self.first(x)).t()).t()
+        return self.second(x) + x.sum(-1, keepdim=True)
+
+
+def test_a_gap_in_the_rules_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels that go are muted only where their own weights are; what they leak shows."""
+    monkeypatch.setattr(Op, "freeze_if_read", lambda *_: None)
+    surgery = ChannelSurgery(Mixes(), torch.rand(200, 6))
+    assert not surgery.layers
+    assert any("seen by the proof" in why for *_, why in surgery.frozen)

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
 from lightning_slimga.attention import opened
-from lightning_slimga.calls import Call
+from lightning_slimga.calls import Call, run_all
 from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import LabelStore
-from lightning_slimga.graph.selection import keep_matching
-from lightning_slimga.graph.sketch import Sketch, drawn_if_possible
+from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
@@ -32,15 +31,12 @@ class Analysis:
 
     Attributes:
         trace: the labels.
-        drawn: whether heavy ops of the traced passes were drawn, not computed: what was seen is
-            believed as long as passes with values do the same.
         costs: cost terms of the evaluation pass.
         records: ops of the evaluation and of the training pass.
         training_error: why the training pass could not run, if so.
     """
 
     trace: Trace
-    drawn: bool = False
     costs: list[CostTerm] = dataclasses.field(default_factory=list)
     records: dict[str, list[OpRecord]] = dataclasses.field(default_factory=dict)
     training_error: str | None = None
@@ -59,8 +55,6 @@ def analyse(
     training_calls: Sequence[Call],
     *,
     approximate: bool = False,
-    ignore: Iterable[str] = (),
-    draw: bool = True,
 ) -> Analysis:
     """Trace ``model``; it is left exactly as it was.
 
@@ -69,32 +63,22 @@ def analyse(
         calls: how it is run in evaluation mode.
         training_calls: how it is run in training mode.
         approximate: let channels under statistics across channels (LayerNorm) go as well.
-        ignore: patterns of module names that keep the channels they make.
-        draw: do without values where the network runs without.
 
     Returns:
         The analysis.
     """
-
-    def attempt(sketch: Sketch | None) -> Analysis:
-        trace = Trace(LabelStore(), find_slots(model), modules_of(model), approximate=approximate)
-        analysis = Analysis(trace)
-        with running(model):
-            evaluation = traced(model, calls, trace, sketch)
-        analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
-        try:
-            with running(model, training=True):
-                training = traced(model, training_calls, trace, sketch, evaluation.records)
-            analysis.records["train"] = training.records
-        except Exception as error:  # e.g. targets missing: only evaluation is known to work
-            if sketch is not None:
-                raise
-            analysis.training_error = f"{type(error).__name__}: {error}"
-        analysis.drawn = sketch is not None and sketch.drawn
-        return analysis
-
-    analysis = drawn_if_possible(attempt, draw)
-    keep_matching(analysis.trace, ignore)
+    trace = Trace(LabelStore(), find_slots(model), modules_of(model), approximate=approximate)
+    analysis, replay = Analysis(trace), Replay()
+    with running(model):
+        evaluation = traced(model, calls, trace, replay)
+    analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
+    replay.second = True
+    try:
+        with running(model, training=True):
+            training = traced(model, training_calls, trace, replay, evaluation.records)
+        analysis.records["train"] = training.records
+    except Exception as error:  # e.g. targets missing: only evaluation is known to work
+        analysis.training_error = f"{type(error).__name__}: {error}"
     return analysis
 
 
@@ -125,7 +109,7 @@ def traced(
     model: nn.Module,
     calls: Sequence[Call],
     trace: Trace,
-    sketch: Sketch | None = None,
+    replay: Replay | None = None,
     earlier: Sequence[OpRecord] = (),
 ) -> Tracer:
     """Run the network once under a tracer; ``trace`` learns from it.
@@ -134,16 +118,16 @@ def traced(
         model: the network, in the state of :func:`running`.
         calls: how it is run.
         trace: what is known so far; what reaches an output is frozen in it.
-        sketch: draws heavy ops; None: every op is computed.
+        replay: runs the ops; holds what another pass has computed, if this is the second.
         earlier: ops of another pass, whose labels serve where the same ops run.
 
     Returns:
         The tracer, with the ops and costs of this pass.
     """
-    tracer = Tracer(trace, sketch, earlier)
+    tracer = Tracer(trace, replay, earlier)
     before = {id(value) for value in _held_by(trace.modules.values())}
     with tracer:
-        outputs = [call.run(model) for call in calls]
+        outputs = run_all(model, calls)
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "
         for path, tensor in output_tensors(output):

@@ -85,6 +85,10 @@ class Trace:
         return self.slot_labels[name]
 
 
+Place = tuple[str, int, str]
+"""Where an op runs: the module, the position within its call, the name of the op."""
+
+
 @dataclass
 class OpRecord:
     """One op of a recorded pass: enough to predict every shape of the shrunk pass.
@@ -98,8 +102,7 @@ class OpRecord:
         outputs: labels of its results.
         shapes: shapes of its results, full size.
         reads_floats: whether any of its arguments is a floating-point tensor.
-        learned: whether its results depend on a parameter.
-        plain: its other arguments, in order.
+        arguments: what it was given, :func:`described`.
         lasting: whether its rule has done all there is to do once the op has run.
     """
 
@@ -110,23 +113,22 @@ class OpRecord:
     outputs: tuple[Labels, ...]
     shapes: tuple[tuple[int, ...], ...]
     reads_floats: bool
-    learned: bool = False
-    plain: tuple[Any, ...] = ()
+    arguments: Any = None
     lasting: bool = False
+
+    @property
+    def place(self) -> Place:
+        """Where it ran."""
+        return self.module, self.line[-1], self.name
 
     def is_like(self, other: OpRecord) -> bool:
         """Whether the same line of code made tensors of the same shapes by the same op."""
         mine, others = (self.name, self.line, self.shapes), (other.name, other.line, other.shapes)
         return mine == others
 
-    def repeats(
-        self,
-        inputs: tuple[Labels, ...],
-        shapes: tuple[tuple[int, ...], ...],
-        plain: tuple[Any, ...],
-    ) -> bool:
-        """Whether the op has run once more, on the same labels with the same other arguments."""
-        if len(inputs) != len(self.inputs) or (shapes, plain) != (self.shapes, self.plain):
+    def repeats(self, inputs: tuple[Labels, ...], arguments: Any) -> bool:
+        """Whether the op runs once more, on the same labels and with the same arguments."""
+        if arguments != self.arguments or len(inputs) != len(self.inputs):
             return False
         pairs = zip(self.inputs, inputs, strict=True)
         return all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in pairs)
@@ -150,3 +152,26 @@ def tensors_in(value: Any) -> list[Tensor]:
         elif isinstance(item, (list, tuple)):
             found += tensors_in(item)
     return found
+
+
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
+def described(value: Any) -> Any:
+    """Arguments of an op as plain data that can be compared: tensors by shape, strides and dtype.
+
+    Args:
+        value: an argument, or a list or tuple of them.
+
+    Returns:
+        Nested tuples; what is neither tensor nor plain equals nothing.
+    """
+    if isinstance(value, Tensor):
+        return tuple(value.shape), _strides(value), value.dtype
+    if isinstance(value, (list, tuple)):
+        return tuple(map(described, value))
+    return value if isinstance(value, _PLAIN) else object()
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    return tensor.stride() if tensor.layout is torch.strided else ()

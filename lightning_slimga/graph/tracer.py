@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
-from lightning_slimga.graph.sketch import Sketch
+from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.tensor_map import TensorMap
-from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, tensors_in
+from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, described, tensors_in
 
 _TWICE = r"Using `torch.compile\(module\)` when there are global hooks"
 
@@ -26,18 +26,17 @@ class Tracer(TorchDispatchMode):
 
     Args:
         trace: what is known so far; grows.
-        sketch: draws heavy ops; None: every op is computed.
+        replay: runs the ops; holds what another pass has computed, if this is the second.
         earlier: ops of another pass; where the same one runs again its rule has nothing to add.
     """
 
     def __init__(
-        self, trace: Trace, sketch: Sketch | None = None, earlier: Sequence[OpRecord] = ()
+        self, trace: Trace, replay: Replay | None = None, earlier: Sequence[OpRecord] = ()
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
-        self._earlier = {(r.module, r.line[-1], r.name): r for r in earlier if r.lasting}
-        self._sketch = sketch
-        self._learned: TensorMap[bool] = TensorMap()
+        self._earlier = {record.place: record for record in earlier if record.lasting}
+        self._replay = replay or Replay()
         self.costs: list[CostTerm] = []
         self.records: list[OpRecord] = []
         self.module_name = ""
@@ -115,20 +114,12 @@ class Tracer(TorchDispatchMode):
         arguments = _Signature.of(func).bind(args, kwargs)
         if torch.Tag.inplace_view in func.tags:
             arguments[0] = self._as_it_is(arguments[0])
-        learned = any(map(self._is_learned, tensors_in(arguments)))
-        if self._sketch is None:
-            out = func(*args, **kwargs)
-        else:
-            out = self._sketch.run(func, args, kwargs, learned)
-        self._propagate(Op(self, func, arguments, tensors_in(out)), learned)
+        self._position += 1
+        place = self.module_name, self._position, func._schema.name
+        described_before = described(arguments)
+        out = self._replay.run(place, func, args, kwargs)
+        self._propagate(Op(self, func, arguments, tensors_in(out)), described_before)
         return out
-
-    def _is_learned(self, tensor: Tensor) -> bool:
-        known = self._learned.get(tensor)
-        if known is None:
-            slot = self.trace.slot_of(tensor)
-            known = self._learned[tensor] = slot is not None and slot.is_parameter
-        return known
 
     def _as_it_is(self, tensor: Tensor) -> Tensor:
         """An alias that keeps the present shape and labels when an op gives ``tensor`` others."""
@@ -136,14 +127,10 @@ class Tracer(TorchDispatchMode):
         self._labels[alias] = self.lookup(tensor)
         return alias
 
-    def _propagate(self, op: Op, learned: bool) -> None:
+    def _propagate(self, op: Op, arguments: Any) -> None:
         inputs = tuple(op.inputs[id(t)] for t in op.tensors)
-        shapes = tuple(tuple(t.shape) for t in op.outputs)
-        plain = tuple(None if tensors_in([a]) else a for a in op.arguments)
-        self._position += 1
-        place = (op.module, self._position, op.name)
-        record = self._earlier.get(place)
-        if record is None or not record.repeats(inputs, shapes, plain):
+        record = self._earlier.get((op.module, self._position, op.name))
+        if record is None or not record.repeats(inputs, arguments):
             outputs = tuple(self._apply_rule(op, list(inputs)))
             record = OpRecord(
                 op.name,
@@ -151,15 +138,13 @@ class Tracer(TorchDispatchMode):
                 (*self._code_of(op.module), self._position),
                 inputs,
                 outputs,
-                shapes,
+                tuple(tuple(t.shape) for t in op.outputs),
                 any(t.is_floating_point() for t in op.tensors),
-                learned,
-                plain,
+                arguments,
                 not any(self._unread.get(t) for t in op.outputs),
             )
         for tensor, labels in zip(op.outputs, record.outputs, strict=True):
             self._labels[tensor] = labels
-            self._learned[tensor] = learned
         self.records.append(record)
 
     def _apply_rule(self, op: Op, inputs: list[Labels]) -> list[Labels]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_slimga.graph import sketch
+from lightning_slimga.graph import replay
 from lightning_slimga.surgery import ChannelSurgery
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -48,19 +48,14 @@ def random_mask(
 
 
 @contextmanager
-def everything_drawn() -> Iterator[None]:
-    """Let an analysis do without values wherever it can, however small the network."""
-    sizes = sketch._CONTRACTION, sketch._OTHER
+def everything_replayed() -> Iterator[None]:
+    """Let a second pass take over what the first has computed, however small the network."""
+    heavy = replay._HEAVY
+    replay._HEAVY = 0
     try:
-        _draw_from(-1, -1)
         yield
     finally:
-        _draw_from(*sizes)
-
-
-def _draw_from(contraction: int, other: int) -> None:
-    sketch._Traits.of.cache_clear()
-    sketch._CONTRACTION, sketch._OTHER = contraction, other
+        replay._HEAVY = heavy
 
 
 def run(model: nn.Module, example: Any) -> Any:
