@@ -8,7 +8,7 @@ OLDEST_PYTHON ?= $(shell for p in python3.10 python3.11; do $$p -c "" 2>/dev/nul
 OLDEST := .venv-oldest
 # Two test processes with one thread each are faster than one process with two threads.
 PYTEST_FLAGS ?= -n 2 --timeout=600
-BENCHMARKS ?= penalty_overhead surgery_speed search_speed search_quality evaluation_cost
+BENCHMARKS ?= penalty_overhead surgery_speed search_speed search_quality evaluation_cost candidate_rate
 
 export OMP_NUM_THREADS ?= 1
 

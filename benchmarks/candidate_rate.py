@@ -1,0 +1,119 @@
+"""How many candidates a second a whole search goes through, beside the plain way.
+
+    python -m benchmarks.candidate_rate    # a few minutes
+
+On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
+and the callback's defaults (racing, recalibration, memo). A search is everything from the dense
+network to the cut one. The plain way zeroes the channels of the full network and calls
+`trainer.validate`, without recalibration. Once with the example's loader, which cuts batches out of
+a tensor, and once with an ordinary one, which fetches and transforms single images: a search reads
+its validation batches once. Processor time, so that other work on the machine matters less.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose, Normalize, ToTensor
+
+from benchmarks import controls
+from benchmarks.evaluation_cost import BUDGET, quiet
+from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST, read_idx
+from lightning_slimga import ChannelSurgery, GeneticPruneCallback
+
+BATCH, EVALUATIONS, REPEATS = 250, 96, 3
+
+
+class SingleImages(Dataset):
+    """The validation images as torchvision's data sets hand them out."""
+
+    def __init__(self, data: FashionMNIST) -> None:
+        order = torch.randperm(60_000, generator=torch.Generator().manual_seed(data.split_seed))
+        chosen = order[55_000:]
+        self.images = read_idx(data.folder / "train-images-idx3-ubyte.gz")[chosen].numpy()
+        self.labels = read_idx(data.folder / "train-labels-idx1-ubyte.gz")[chosen].tolist()
+        self.transform = Compose([ToTensor(), Normalize((MEAN,), (STD,))])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+class OrdinaryFashionMNIST(FashionMNIST):
+    """Validates with a loader like everybody's."""
+
+    def val_dataloader(self) -> DataLoader:
+        """Return batches of single images, in their order."""
+        return DataLoader(SingleImages(self), batch_size=self.eval_batch_size)
+
+
+class Stopwatch(L.Callback):
+    """Times the search; stands before the callback that does it."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Start at the first batch after the dense epoch, where the search runs."""
+        if trainer.current_epoch == 1:
+            self.started = time.process_time()
+
+    def on_surgery(self, trainer: L.Trainer, *_: Any) -> None:
+        """Stop, and end the fit."""
+        self.seconds = time.process_time() - self.started
+        trainer.should_stop = True
+
+
+def rates(data: FashionMNIST) -> tuple[float, float]:
+    """Return candidates a second, of a search and of the plain way."""
+    model, watch = FashionClassifier(), Stopwatch()
+    prune = GeneticPruneCallback(
+        "val_acc",
+        mode="max",
+        budget={"macs": BUDGET},
+        prune_epoch=1,
+        max_evaluations=EVALUATIONS,
+        report=False,
+    )
+    fit = quiet(max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
+    fit.fit(model, data)
+    return prune.history[-1]["evaluations"] / watch.seconds, 1 / plain(data)
+
+
+def plain(data: FashionMNIST) -> float:
+    """Return the seconds of one candidate by masking and `trainer.validate`."""
+    model, trainer = FashionClassifier(), quiet()
+    surgery = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))
+    limit = int(surgery.macs(torch.ones(surgery.num_channels, dtype=torch.bool)) * BUDGET)
+    seconds = []
+    with surgery.masked(controls.uniform(surgery, limit)):
+        for _ in range(REPEATS + 1):
+            started = time.process_time()
+            trainer.validate(model, data, verbose=False)
+            seconds.append(time.process_time() - started)
+    return statistics.median(seconds[1:])  # the first one reads the files
+
+
+def main() -> None:
+    """Print both rates for both loaders."""
+    for name, data in (
+        ("batches out of a tensor", FashionMNIST(eval_batch_size=BATCH)),
+        ("single images", OrdinaryFashionMNIST(eval_batch_size=BATCH)),
+    ):
+        L.seed_everything(0, verbose=False)
+        ours, others = rates(data)
+        print(
+            f"{name}: {ours:.2f} candidates a second, the plain way {others:.2f}:"
+            f" {ours / others:.2f} times",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
