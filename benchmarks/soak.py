@@ -1,6 +1,6 @@
 """Random networks for as long as you like; prints every counter-example with its seed.
 
-``python -m benchmarks.soak``: 10,000 networks, about 25 minutes
+``python -m benchmarks.soak``: 10,000 networks, about 6 minutes
 ``python -m benchmarks.soak --first 5000 --count 100``: some of them
 ``python -m benchmarks.soak --first 4711 --count 1``: look at one network
 

@@ -215,7 +215,7 @@ class Proof:
         Returns:
             What it returns in evaluation mode.
         """
-        replay, outputs = Replay(), {}
+        replay, outputs = Replay() if "train" in modes else Replay(room=0), {}
         for mode in modes:
             records = self.analysis.records.get(mode)
             if records is not None:

@@ -97,7 +97,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
         for module in model.modules():
-            if isinstance(module._buffers.get("running_mean"), Tensor):
+            if isinstance(getattr(module, "running_mean", None), Tensor):
                 module.training = False
         try:
             yield

@@ -21,14 +21,17 @@ class Replay:
     result of the first pass: a tensor of its own, with the values of the network, whoever looks at
     them. What the first pass did not run is computed.
 
+    Args:
+        room: numbers remembered at most; 0 where no second pass follows.
+
     Attributes:
         second: whether the second pass runs now.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int = _MOST) -> None:
         self.second = False
         self._results: dict[Place, tuple[Any, Tensor]] = {}
-        self._room = _MOST
+        self._room = room
 
     def run(self, place: Place, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What an op returns.

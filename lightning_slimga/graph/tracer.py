@@ -36,7 +36,7 @@ class Tracer(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self._earlier = {record.place: record for record in earlier if record.lasting}
-        self._replay = replay or Replay()
+        self._replay = replay or Replay(room=0)
         self.costs: list[CostTerm] = []
         self.records: list[OpRecord] = []
         self.module_name = ""
