@@ -23,10 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from benchmarks import controls
-from benchmarks.evaluation_cost import BUDGET, quiet
-from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST, read_idx
-from lightning_slimga import ChannelSurgery, GeneticPruneCallback
+from benchmarks.evaluation_cost import plain_way, pruning, quiet, timed
+from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST
 
 BATCH, EVALUATIONS, REPEATS = 250, 96, 3
 
@@ -35,16 +33,15 @@ class SingleImages(Dataset):
     """The validation images as torchvision's data sets hand them out."""
 
     def __init__(self, data: FashionMNIST) -> None:
-        order = torch.randperm(60_000, generator=torch.Generator().manual_seed(data.split_seed))
-        chosen = order[55_000:]
-        self.images = read_idx(data.folder / "train-images-idx3-ubyte.gz")[chosen].numpy()
-        self.labels = read_idx(data.folder / "train-labels-idx1-ubyte.gz")[chosen].tolist()
+        images, self.labels = data.parts["val"].tensors
+        grey = ((images[:, 0] * STD + MEAN) * 255).round()
+        self.images = grey.to(torch.uint8).numpy()
         self.transform = Compose([ToTensor(), Normalize((MEAN,), (STD,))])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
@@ -73,31 +70,13 @@ class Stopwatch(L.Callback):
 def rates(data: FashionMNIST) -> tuple[float, float]:
     """Return candidates a second, of a search and of the plain way."""
     model, watch = FashionClassifier(), Stopwatch()
-    prune = GeneticPruneCallback(
-        "val_acc",
-        mode="max",
-        budget={"macs": BUDGET},
-        prune_epoch=1,
-        max_evaluations=EVALUATIONS,
-        report=False,
-    )
+    plain = plain_way(model, data)
+    prune = pruning(max_evaluations=EVALUATIONS, report=False)
     fit = quiet(max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
     fit.fit(model, data)
-    return prune.history[-1]["evaluations"] / watch.seconds, 1 / plain(data)
-
-
-def plain(data: FashionMNIST) -> float:
-    """Return the seconds of one candidate by masking and `trainer.validate`."""
-    model, trainer = FashionClassifier(), quiet()
-    surgery = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))
-    limit = int(surgery.macs(torch.ones(surgery.num_channels, dtype=torch.bool)) * BUDGET)
-    seconds = []
-    with surgery.masked(controls.uniform(surgery, limit)):
-        for _ in range(REPEATS + 1):
-            started = time.process_time()
-            trainer.validate(model, data, verbose=False)
-            seconds.append(time.process_time() - started)
-    return statistics.median(seconds[1:])  # the first one reads the files
+    plain()  # the first one warms up
+    seconds = statistics.median(timed(plain) for _ in range(REPEATS))
+    return prune.history[-1]["evaluations"] / watch.seconds, 1 / seconds
 
 
 def main() -> None:

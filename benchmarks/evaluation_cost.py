@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks import controls
 from examples.fashion_mnist import FashionClassifier, FashionMNIST
-from lightning_slimga import ChannelSurgery
+from lightning_slimga import ChannelSurgery, GeneticPruneCallback
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import training_batches
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
@@ -47,19 +47,16 @@ def quiet(**arguments: Any) -> L.Trainer:
     )
 
 
-def settings(fitness_batches: int | None) -> SearchSettings:
-    """Return what the callback makes of its arguments; those not named are its defaults."""
-    from lightning_slimga import GeneticPruneCallback
-
-    callback = GeneticPruneCallback(
-        "val_acc",
-        mode="max",
-        budget={"macs": BUDGET},
-        prune_epoch=1,
-        fitness_batches=fitness_batches,
-        racing=False,
+def pruning(**arguments: Any) -> GeneticPruneCallback:
+    """Return the callback as all measurements have it; what is not named is its default."""
+    return GeneticPruneCallback(
+        "val_acc", mode="max", budget={"macs": BUDGET}, prune_epoch=1, **arguments
     )
-    return callback.settings
+
+
+def settings(fitness_batches: int | None) -> SearchSettings:
+    """Return what the callback makes of its arguments."""
+    return pruning(fitness_batches=fitness_batches, racing=False).settings
 
 
 class Comparison(L.Callback):
@@ -73,8 +70,7 @@ class Comparison(L.Callback):
         """Measure all ways in turn."""
         survey = Survey(trainer, pl_module, settings(self.fitness_batches))
         surgery = survey.surgery
-        limit = int(surgery.macs(torch.ones(surgery.num_channels, dtype=torch.bool)) * BUDGET)
-        mask = controls.uniform(surgery, limit).numpy()
+        mask = uniform_mask(surgery)
         candidates = CandidateEvaluation(
             trainer,
             pl_module,
@@ -90,17 +86,18 @@ class Comparison(L.Callback):
         ways: dict[str, Callable[[], object]] = {
             "ours": lambda: candidates.fitness(mask),
             "forward": _forward(surgery, mask, [x for x, _ in batches], images),
-            "plain": _plain(surgery, mask, pl_module, self.fitness_batches),
+            "plain": plain_way(pl_module, FashionMNIST(), mask, self.fitness_batches),
         }
         for turn in range(self.repeat + 1):
             for name, way in ways.items():
-                spent = way() if name == "forward" else _timed(way)
+                spent = way() if name == "forward" else timed(way)
                 if turn:  # the first one warms up
                     self.seconds[name].append(float(spent))  # type: ignore[arg-type]
         trainer.should_stop = True
 
 
-def _timed(way: Callable[[], object]) -> float:
+def timed(way: Callable[[], object]) -> float:
+    """Return the processor seconds that it takes."""
     started = time.process_time()
     way()
     return time.process_time() - started
@@ -124,7 +121,7 @@ def _forward(
     def run() -> float:
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         with surgery.shrunk(mask):
-            seconds = _timed(passes)
+            seconds = timed(passes)
         model.train()
         for buffer, content in buffers:
             buffer.copy_(content)
@@ -133,20 +130,38 @@ def _forward(
     return run
 
 
-def _plain(
-    surgery: ChannelSurgery, mask: Any, pl_module: L.LightningModule, batches: int | None
+def plain_way(
+    pl_module: L.LightningModule,
+    data: FashionMNIST,
+    mask: Any = None,
+    batches: int | None = None,
 ) -> Callable[[], None]:
+    """Return what evaluates a candidate by masking a copy of a module and `trainer.validate`.
+
+    Args:
+        pl_module: gives the weights.
+        data: gives the validation images.
+        mask: the candidate; None: a uniform one.
+        batches: validation batches; None: all.
+    """
     trainer = quiet(limit_val_batches=1.0 if batches is None else batches)
-    model, data = FashionClassifier(), FashionMNIST()
+    model = FashionClassifier()
     model.load_state_dict(pl_module.state_dict())
     own = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))
+    chosen = uniform_mask(own) if mask is None else mask
 
     def run() -> None:
-        with own.masked(mask), warnings.catch_warnings():
+        with own.masked(chosen), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.validate(model, data, verbose=False)
 
     return run
+
+
+def uniform_mask(surgery: ChannelSurgery) -> Any:
+    """Return the uniform cut within the budget."""
+    everything = torch.ones(surgery.num_channels, dtype=torch.bool)
+    return controls.uniform(surgery, int(surgery.macs(everything) * BUDGET)).numpy()
 
 
 def main() -> None:
