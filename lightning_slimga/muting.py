@@ -1,14 +1,16 @@
 """Muting: what the masked network returns, without a copy of its weights.
 
 A contraction whose weight is zero for a channel reads that channel as zero, or writes zero into it.
-So where the weight is the larger part, its other arguments and its result are set to zero there
-instead; where it is the smaller part, what lives is contracted alone. Everything else that reads
-a parameter reads it zeroed, as :func:`~lightning_slimga.shrinking.masked` does it.
+So what lives is contracted alone, with the small weight that the shrunk network has; where that is
+not to be had, the other arguments and the result are set to zero instead of a large weight.
+Everything else that reads a parameter reads it zeroed, as
+:func:`~lightning_slimga.shrinking.masked` does it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from typing import Any
@@ -24,6 +26,7 @@ from lightning_slimga.graph.labels import LabelArray, Labels
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
+from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
 
 Lives = dict[int, Mask]
@@ -38,10 +41,18 @@ class Muting(TorchDispatchMode):
         graph: the channels.
         trace: the labels; knows the tensors of the network.
         keep: the mask.
+        pieces: what the mask leaves of the network's tensors, by name.
+        sharing: contractions that the shrunk network has computed, or will.
     """
 
     def __init__(
-        self, records: Sequence[OpRecord], graph: ChannelGraph, trace: Trace, keep: Mask
+        self,
+        records: Sequence[OpRecord],
+        graph: ChannelGraph,
+        trace: Trace,
+        keep: Mask,
+        pieces: Mapping[str, Tensor],
+        sharing: Sharing,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pairing = Pairing(records)
@@ -49,7 +60,10 @@ class Muting(TorchDispatchMode):
         self._trace = trace
         self._gone: Mask = np.append(~keep, False)  # at its end: what has no bit
         self._failed = False
+        self._pieces = pieces
+        self._sharing = sharing
         self._raw: TensorMap[bool] = TensorMap()
+        self._small: TensorMap[Tensor] = TensorMap()  # what the shrunk network has in its place
         self._bits: dict[int, Bits] = {}
 
     @property
@@ -72,10 +86,7 @@ class Muting(TorchDispatchMode):
             self._failed = True
             return func(*args, **kwargs)
         if _is_view(func):
-            out = func(*args, **kwargs)
-            for tensor in tensors_in(out):
-                self._raw[tensor] = True
-            return out
+            return self._viewed(func, args, kwargs)
         if func.overloadpacket in flop_registry:
             out = self._contracted(func, args, kwargs, record, raw)
             if out is not None:
@@ -89,7 +100,21 @@ class Muting(TorchDispatchMode):
         if known is None:
             slot = self._trace.slot_of(tensor)
             known = self._raw[tensor] = slot is not None and slot.name in self._graph.zeroed
+            if slot is not None and slot.name in self._pieces:
+                self._small[tensor] = self._pieces[slot.name]
         return known
+
+    def _viewed(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """A view of a parameter; if it reorders dimensions, the same view of what is left of it."""
+        out = func(*args, **kwargs)
+        for tensor in tensors_in(out):
+            self._raw[tensor] = True
+        whole = tensors_in(args)
+        small = self._small.get(whole[0]) if len(whole) == 1 else None
+        if small is not None and isinstance(out, Tensor) and _reordered(whole[0], out):
+            with suppress(RuntimeError):  # sizes in its arguments
+                self._small[out] = func(*_each(args, lambda _, t: small), **kwargs)
+        return out
 
     def _contracted(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, raw: list[bool]
@@ -105,11 +130,49 @@ class Muting(TorchDispatchMode):
         result = self._lives(record.outputs[0], gone)
         if not lives[weight]:
             return None
-        if 2 * tensors[weight].numel() < sum(t.numel() for t in tensors):
-            return _alive(func, args, kwargs, lives, result, record.shapes[0])
+        light = 2 * tensors[weight].numel() < sum(t.numel() for t in tensors)
+        if light or self._small.get(tensors[weight]) is not None:
+            out = self._alive(func, args, kwargs, record, lives, result)
+            if light or out is not None:
+                return out
         lives[weight] = {}
         out = func(*_each(args, lambda i, t: _muted(t, lives[i])), **kwargs)
         return _muted(out, result, own=True)
+
+    def _alive(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: Any,
+        record: OpRecord,
+        lives: list[Lives],
+        result: Lives,
+    ) -> Any:
+        """Contract what lives alone, and put it where it belongs; None where that is not easy.
+
+        It is where a channel that goes has the same place in two of the tensors, and where the op
+        takes the smaller sizes (groups do not).
+        """
+        places = [live.tobytes() for dims in (*lives, result) for live in dims.values()]
+        if len(result) > 1 or any(places.count(place) < 2 for place in places):
+            return None
+        taken = tuple(_each(args, lambda i, t: self._taken(t, lives[i])))
+        try:
+            out = self._sharing.run(record.place, func, taken, kwargs)
+        except RuntimeError:
+            return None
+        for dim, live in result.items():
+            if out.shape[dim] != live.sum():
+                return None
+            index = torch.from_numpy(np.flatnonzero(live)).to(out.device)
+            out = out.new_zeros(record.shapes[0]).index_copy_(dim, index, out)
+        return out if tuple(out.shape) == record.shapes[0] else None
+
+    def _taken(self, tensor: Tensor, lives: Lives) -> Tensor:
+        """What lives of a tensor: for a weight, the shrunk network's own."""
+        small = self._small.get(tensor)
+        sizes = [int(lives[d].sum()) if d in lives else n for d, n in enumerate(tensor.shape)]
+        return small if small is not None and list(small.shape) == sizes else _taken(tensor, lives)
 
     def _gone_from(self, labels: Labels) -> Mask:
         """What goes, of the channels in some dimensions only, by bit."""
@@ -128,34 +191,6 @@ class Muting(TorchDispatchMode):
         if id(labels) not in self._bits:
             self._bits[id(labels)] = self._graph.bits_of(labels)
         return self._bits[id(labels)]
-
-
-def _alive(
-    func: Any,
-    args: tuple[Any, ...],
-    kwargs: Any,
-    lives: list[Lives],
-    result: Lives,
-    shape: tuple[int, ...],
-) -> Any:
-    """Contract what lives alone, and put it where it belongs; None where that is not easy.
-
-    It is where a channel that goes has the same place in two of the tensors, and where the op takes
-    the smaller sizes (groups do not).
-    """
-    places = [live.tobytes() for dims in (*lives, result) for live in dims.values()]
-    if len(result) > 1 or any(places.count(place) < 2 for place in places):
-        return None
-    try:
-        out = func(*_each(args, lambda i, t: _taken(t, lives[i])), **kwargs)
-    except RuntimeError:
-        return None
-    for dim, live in result.items():
-        if out.shape[dim] != live.sum():
-            return None
-        index = torch.from_numpy(np.flatnonzero(live)).to(out.device)
-        out = out.new_zeros(shape).index_copy_(dim, index, out)
-    return out if tuple(out.shape) == shape else None
 
 
 def _each(args: Sequence[Any], change: Callable[[int, Tensor], Tensor]) -> list[Any]:
@@ -181,6 +216,12 @@ def _taken(tensor: Tensor, lives: Lives) -> Tensor:
         index = torch.from_numpy(np.flatnonzero(live)).to(tensor.device)
         tensor = tensor.index_select(dim, index)
     return tensor
+
+
+def _reordered(whole: Tensor, view: Tensor) -> bool:
+    """Whether a view shows all of a tensor, with its dimensions in another order."""
+    dims, others = (sorted(zip(t.stride(), t.shape, strict=True)) for t in (whole, view))
+    return dims == others and whole.data_ptr() == view.data_ptr()
 
 
 @cache

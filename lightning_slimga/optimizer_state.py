@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_slimga.transaction import Transaction
 
 if TYPE_CHECKING:
-    from lightning_slimga.plan import TensorCut
+    from lightning_slimga.tensor_cut import TensorCut
 
 
 def check_optimizers(optimizers: Iterable[Any]) -> list[torch.optim.Optimizer]:

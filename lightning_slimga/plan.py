@@ -13,48 +13,10 @@ from torch import Tensor, nn
 from lightning_slimga.attention import settle_attention
 from lightning_slimga.graph.slots import modules_of, tensor_at
 from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
+from lightning_slimga.tensor_cut import TensorCut
 from lightning_slimga.transaction import Transaction
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True)
-class TensorCut:
-    """What stays of one parameter or buffer.
-
-    Attributes:
-        places: ``(module name, attribute)`` of everything that holds the tensor.
-        shape: the full shape.
-        kept: for each dimension that shrinks, the kept indices in rising order.
-    """
-
-    places: tuple[tuple[str, str], ...]
-    shape: tuple[int, ...]
-    kept: Mapping[int, Tensor]
-
-    @property
-    def small_shape(self) -> tuple[int, ...]:
-        """The shape after the cut."""
-        return tuple(len(self.kept[d]) if d in self.kept else n for d, n in enumerate(self.shape))
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """The kept part of a tensor of the full shape, in the same memory format."""
-        for dim, indices in self.kept.items():
-            tensor_indices = indices.to(tensor.device)
-            layout = _memory_format(tensor)
-            tensor = tensor.index_select(dim, tensor_indices).contiguous(memory_format=layout)
-        return tensor
-
-
-def _memory_format(tensor: Tensor) -> torch.memory_format:
-    for rank, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
-        if (
-            tensor.dim() == rank
-            and tensor.is_contiguous(memory_format=layout)
-            and not tensor.is_contiguous()
-        ):
-            return layout
-    return torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -122,19 +84,38 @@ class PruningPlan:
                 return False
         return True
 
+    def pieces(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
+        modules = modules_of(model)
+        # What is made in inference mode could never train again.
+        with torch.inference_mode(False), torch.no_grad():
+            return {
+                name: cut.take(tensor.detach())
+                for name, cut in self.tensors.items()
+                if (tensor := tensor_at(modules, cut.places[0])) is not None
+            }
+
     def cut(
         self,
         model: nn.Module,
         transaction: Transaction,
         optimizers: list[torch.optim.Optimizer] | None = None,
+        pieces: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Make the changes under a transaction of the caller's (see :meth:`apply`)."""
+        """Make the changes under a transaction of the caller's (see :meth:`apply`).
+
+        Args:
+            model: a model that :meth:`check` has passed.
+            transaction: undoes all of it.
+            optimizers: optimizers whose state is cut along.
+            pieces: the :meth:`pieces` of this model, where they have been made; it gets them.
+        """
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
         modules = modules_of(model)
-        # What is made in inference mode could never train again.
+        pieces = self.pieces(model) if pieces is None else pieces
         with torch.inference_mode(False), torch.no_grad():
-            for cut in self.tensors.values():
-                _cut_tensor(modules, cut, transaction, replaced)
+            for name, cut in self.tensors.items():
+                _put(modules, cut, pieces[name], transaction, replaced)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
             settle_attention(model, places, transaction)
             for module_name, name, _, value in self.attributes:
@@ -255,15 +236,16 @@ def _summary(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _cut_tensor(
+def _put(
     modules: Mapping[str, nn.Module],
     cut: TensorCut,
+    new: Tensor,
     transaction: Transaction,
     replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
 ) -> None:
+    """Put what is kept of a tensor in all of its places."""
     old = tensor_at(modules, cut.places[0])
     assert old is not None
-    new = cut.take(old.detach())
     if isinstance(old, nn.Parameter):
         new = _parameter_like(old, new, cut)
         replaced[old] = (new, cut)

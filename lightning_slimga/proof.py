@@ -10,24 +10,20 @@ to find where; what still cannot be explained is bisected.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import numpy as np
 from torch import nn
 
-from lightning_slimga.calls import Call, run_all
-from lightning_slimga.comparison import Watch, compare_outputs, first_difference
+from lightning_slimga.calls import Call
 from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
-from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord
-from lightning_slimga.lockstep import Deviation, Lockstep
+from lightning_slimga.lockstep import Deviation
 from lightning_slimga.model_state import stirred
-from lightning_slimga.muting import Muting
-from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
+from lightning_slimga.shrinking import Mask, masked
+from lightning_slimga.trial import Trial
 
 _WIDE = 64
 
@@ -50,8 +46,7 @@ class Proof:
         analysis: Analysis,
     ) -> None:
         self.model = model
-        self.calls = calls
-        self.training_calls = training_calls
+        self.calls = {"eval": calls, "train": training_calls}
         self.analysis = analysis
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._strayed = False  # the masked network ran other ops than the traced one
@@ -99,7 +94,8 @@ class Proof:
         self._retraces -= 1
         trace = self.analysis.trace
         with running(self.model), masked(self.model, graph, trace.slots, keep):
-            self.analysis.records["eval"] = traced(self.model, self.calls, trace).records
+            records = traced(self.model, self.calls["eval"], trace).records
+            self.analysis.records["eval"] = records
         return True
 
     def _random_mask(self, graph: ChannelGraph) -> Mask:
@@ -118,113 +114,25 @@ class Proof:
     def wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
         """What is wrong with the values of the shrunk network, in words; None if nothing is.
 
-        In training mode it must only run: dropout draws other numbers for other shapes.
-
         Raises:
             Deviation: where it does not run in lockstep with the full network.
         """
-        trace = self.analysis.trace
         self._strayed = False
-        found = self._shrunk(graph, keep)
-        approximate = _layers_in(graph, list(trace.approximations.values()))
+        trial = self.trial(graph, keep)
+        approximations = self.analysis.trace.approximations
+        approximate = _layers_in(graph, list(approximations.values())) if approximations else []
         if approximate:  # their values differ, as the user knows: only the others are compared
+            trial.shrunk()
             exact = [i for i in range(len(graph.layers)) if i not in approximate]
-            keep = _part(graph, keep, exact)
-            found = self._shrunk(graph, keep)
-        muted = self._muted(graph, keep)
-        if muted is not None and compare_outputs(muted, found) is None:
-            return None
+            trial = self.trial(graph, _part(graph, keep, exact))
         try:
-            wanted = self._masked(graph, keep)
-        except Exception as error:  # e.g. the network checks its own values
-            return f"the masked network fails ({error})"
-        what = compare_outputs(wanted, found)
-        return None if what is None else self._explained(graph, keep, what)
+            return trial.wrong()
+        finally:
+            self._strayed = trial.strayed
 
-    def reference(self, graph: ChannelGraph, keep: Mask) -> list[Any] | None:
-        """What the network returns masked; None where that says little about the shrunk one."""
-        try:
-            if self.analysis.trace.approximations:
-                return None
-            muted = self._muted(graph, keep)
-            return self._masked(graph, keep) if muted is None else muted
-        except Exception:  # :meth:`wrong` says what is the matter
-            return None
-
-    @rare_collection()
-    def agrees(self, graph: ChannelGraph, keep: Mask, reference: list[Any] | None) -> bool:
-        """Whether the network, which has been cut, does beyond doubt what it did masked.
-
-        What training alone writes into code has been seen by :meth:`settle`, which cuts every
-        layer; so it runs again only where it does other things than evaluation.
-        """
-        modes = ("eval",) if self.analysis.trains_as_it_runs else ("eval", "train")
-        try:
-            found = self._in_lockstep(graph, keep, modes)
-        except Deviation:
-            return False
-        return reference is not None and compare_outputs(reference, found) is None
-
-    def _muted(self, graph: ChannelGraph, keep: Mask) -> list[Any] | None:
-        """What the network returns masked, the quick way; None where that is not to be had."""
-        muting = Muting(self.analysis.records["eval"], graph, self.analysis.trace, keep)
-        try:
-            with running(self.model), muting:
-                outputs = run_all(self.model, self.calls)
-        except Exception:  # the masked network itself will say what is the matter
-            return None
-        return outputs if muting.faithful else None
-
-    def _masked(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
-        """What the network returns masked; its attention runs torch's own code, not ours."""
-        as_it_is = running(self.model, as_it_is=True)
-        with as_it_is, masked(self.model, graph, self.analysis.trace.slots, keep):
-            return run_all(self.model, self.calls)
-
-    def _explained(self, graph: ChannelGraph, keep: Mask, what: str) -> str | None:
-        """Find the op at which values part; None where it decides by values that are the same.
-
-        The order of equal scores, say, may change with the last digit: nobody is to blame for it.
-
-        Raises:
-            Deviation: naming the op.
-        """
-        slots, records = self.analysis.trace.slots, self.analysis.records["eval"]
-        wanted = Watch(records, graph, keep, full=True)
-        found = Watch(records, graph, keep, full=False)
-        with running(self.model), masked(self.model, graph, slots, keep), wanted:
-            run_all(self.model, self.calls)
-        with swapped_in(plan_cut(graph, slots, keep), self.model), running(self.model), found:
-            run_all(self.model, self.calls)
-        self._strayed = wanted.parted
-        difference = first_difference(records, wanted, found)
-        if isinstance(difference, OpRecord):
-            raise Deviation(what, difference, by_value=True)
-        return what if difference is None else None
-
-    def _shrunk(self, graph: ChannelGraph, keep: Mask) -> list[Any]:
-        """What the shrunk network returns in evaluation mode; it must run in training mode, too."""
-        with swapped_in(plan_cut(graph, self.analysis.trace.slots, keep), self.model):
-            return self._in_lockstep(graph, keep)
-
-    def _in_lockstep(
-        self, graph: ChannelGraph, keep: Mask, modes: Sequence[str] = ("eval", "train")
-    ) -> list[Any]:
-        """Run the network, which is shrunk now, beside the records of the full one.
-
-        Returns:
-            What it returns in evaluation mode.
-        """
-        replay, outputs = Replay() if "train" in modes else Replay(room=0), {}
-        for mode in modes:
-            records = self.analysis.records.get(mode)
-            if records is not None:
-                calls = self.calls if mode == "eval" else self.training_calls
-                lockstep = Lockstep(records, graph, keep, replay)
-                with running(self.model, training=mode == "train"):
-                    outputs[mode] = lockstep.run(partial(run_all, self.model, calls))
-            replay.second = True
-        return outputs["eval"]
+    def trial(self, graph: ChannelGraph, keep: Mask) -> Trial:
+        """A mask to be tried on the network."""
+        return Trial(self.model, self.calls, self.analysis, graph, keep)
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

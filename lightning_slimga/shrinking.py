@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import nn
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.slots import Slot, modules_of, tensor_at
-from lightning_slimga.plan import PruningPlan, TensorCut
+from lightning_slimga.plan import PruningPlan
+from lightning_slimga.tensor_cut import TensorCut
 from lightning_slimga.transaction import Transaction
 
 _INTEGERS = {
@@ -73,10 +74,18 @@ def masked(
 
 
 @contextmanager
-def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
-    """Cut ``model`` for the duration of the block; the same tensor objects come back."""
+def swapped_in(
+    plan: PruningPlan, model: nn.Module, pieces: Mapping[str, torch.Tensor] | None = None
+) -> Iterator[None]:
+    """Cut ``model`` for the duration of the block; the same tensor objects come back.
+
+    Args:
+        plan: what is kept.
+        model: the full-size model.
+        pieces: the plan's pieces of this model, where they have been made.
+    """
     with Transaction() as transaction:
-        plan.cut(model, transaction)
+        plan.cut(model, transaction, pieces=pieces)
         try:
             yield
         finally:

@@ -210,10 +210,11 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         plan.check(self.model)
-        reference = self._proof.reference(self._graph, mask)
+        trial = self._proof.trial(self._graph, mask)
+        reference = trial.reference()
         with Transaction() as transaction:
-            plan.cut(self.model, transaction, optimizers)
-            if not self._proof.agrees(self._graph, mask, reference):
+            plan.cut(self.model, transaction, optimizers, trial.pieces)
+            if not trial.agrees(reference):
                 transaction.roll_back()
                 self._prove(mask, plan)
                 plan.cut(self.model, transaction, optimizers)

@@ -11,6 +11,7 @@ from lightning_slimga import muting as module
 from lightning_slimga.graph.analysis import running
 from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
+from lightning_slimga.sharing import Sharing
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import random_mask, randomise, relative_error
 
@@ -60,7 +61,9 @@ NETWORKS = {
 
 def both(surgery: ChannelSurgery, x: Tensor, keep: Tensor) -> tuple[Muting, Tensor, Tensor]:
     model, trace = surgery.model, surgery._analysis.trace
-    muting = Muting(surgery._analysis.records["eval"], surgery._graph, trace, keep.numpy())
+    pieces = surgery.plan(keep).pieces(model)
+    records = surgery._analysis.records["eval"]
+    muting = Muting(records, surgery._graph, trace, keep.numpy(), pieces, Sharing())
     with running(model), muting:
         found = model(x)
     with running(model), surgery.masked(keep):

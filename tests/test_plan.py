@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.plan import PruningPlan, TensorCut
+from lightning_slimga.plan import PruningPlan
+from lightning_slimga.tensor_cut import TensorCut
 from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import assert_same, random_mask, randomise, relative_error, snapshot
 from tests.networks.zoo import make
