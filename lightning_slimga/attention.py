@@ -164,11 +164,11 @@ def _can_be_opened(module: nn.Module) -> bool:
 
 
 @contextmanager
-def opened(model: nn.Module) -> Iterator[None]:
+def opened(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let every ``nn.MultiheadAttention`` run the code in which heads can be told apart."""
     with Transaction() as transaction:
         try:
-            for module in model.modules():
+            for module in modules:
                 if _can_be_opened(module):
                     transaction.set_attribute(module, "__class__", PrunedMultiheadAttention)
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,12 @@ _PLAIN = {bool, int, float, str, tuple, type(None)}
 
 
 @contextmanager
-def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterator[None]:
+def preserved(
+    model: nn.Module,
+    *,
+    device: torch.device | None = None,
+    modules: Sequence[nn.Module] | None = None,
+) -> Iterator[None]:
     """Restore a module's state on exit, also after an exception.
 
     Buffers come back in identity and content (batch-norm statistics, spectral-norm vectors),
@@ -30,11 +35,13 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         model: the module whose state is kept.
         device: where the model lives, for its random number generator; ``None`` looks at the
             first parameter.
+        modules: ``model.modules()``, where the caller has gone through them.
     """
+    modules = list(model.modules()) if modules is None else modules
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    snapshots = [_Snapshot(module) for module in model.modules()]
-    _leave_process_groups(model)
+    snapshots = [_Snapshot(module) for module in modules]
+    _leave_process_groups(modules)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
@@ -66,9 +73,9 @@ def stirred(model: nn.Module) -> Iterator[None]:
             data.copy_(content)
 
 
-def _leave_process_groups(model: nn.Module) -> None:
+def _leave_process_groups(modules: Sequence[nn.Module]) -> None:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for module in model.modules():
+        for module in modules:
             if isinstance(module, nn.SyncBatchNorm):
                 # `get_world_size` of a group that one is no member of is -1: nothing to wait for.
                 module.process_group = torch.distributed.GroupMember.NON_GROUP_MEMBER

@@ -22,7 +22,8 @@ from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation
 from lightning_slimga.model_state import stirred
-from lightning_slimga.shrinking import Mask, masked
+from lightning_slimga.plan import PruningPlan
+from lightning_slimga.shrinking import Mask, masked, plan_cut
 from lightning_slimga.trial import Trial
 
 _WIDE = 64
@@ -130,9 +131,10 @@ class Proof:
         finally:
             self._strayed = trial.strayed
 
-    def trial(self, graph: ChannelGraph, keep: Mask) -> Trial:
-        """A mask to be tried on the network."""
-        return Trial(self.model, self.calls, self.analysis, graph, keep)
+    def trial(self, graph: ChannelGraph, keep: Mask, plan: PruningPlan | None = None) -> Trial:
+        """A mask to be tried on the network, with the plan that cuts it."""
+        plan = plan or plan_cut(graph, self.analysis.trace.slots, keep)
+        return Trial(self.model, self.calls, self.analysis, graph, keep, plan)
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

@@ -210,7 +210,7 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         plan.check(self.model)
-        trial = self._proof.trial(self._graph, mask)
+        trial = self._proof.trial(self._graph, mask, plan)
         reference = trial.reference()
         with Transaction() as transaction:
             plan.cut(self.model, transaction, optimizers, trial.pieces)

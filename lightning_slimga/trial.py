@@ -19,7 +19,7 @@ from lightning_slimga.lockstep import Deviation, Lockstep
 from lightning_slimga.muting import Muting
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.sharing import Sharing
-from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
+from lightning_slimga.shrinking import Mask, masked, swapped_in
 
 
 class Trial:
@@ -31,6 +31,7 @@ class Trial:
         analysis: its labels and its ops.
         graph: the channels.
         keep: the mask.
+        plan: what it cuts.
     """
 
     def __init__(
@@ -40,25 +41,22 @@ class Trial:
         analysis: Analysis,
         graph: ChannelGraph,
         keep: Mask,
+        plan: PruningPlan,
     ) -> None:
         self._model = model
         self._calls = calls
         self._analysis = analysis
         self._graph = graph
         self._keep = keep
+        self._plan = plan
         self._sharing = Sharing()
         self.strayed = False
         """Whether the masked network ran other ops than the traced one."""
 
     @cached_property
-    def plan(self) -> PruningPlan:
-        """What the mask cuts."""
-        return plan_cut(self._graph, self._analysis.trace.slots, self._keep)
-
-    @cached_property
     def pieces(self) -> dict[str, Tensor]:
-        """What it leaves of the tensors."""
-        return self.plan.pieces(self._model)
+        """What the mask leaves of the tensors."""
+        return self._plan.pieces(self._model)
 
     def shrunk(self) -> list[Any]:
         """What the shrunk network returns in evaluation mode; it must run in training mode, too.
@@ -66,7 +64,7 @@ class Trial:
         Raises:
             Deviation: where it does not run in lockstep with the full network.
         """
-        with swapped_in(self.plan, self._model, self.pieces):
+        with swapped_in(self._plan, self._model, self.pieces):
             return self.in_lockstep()
 
     def in_lockstep(self, modes: Sequence[str] = ("eval", "train")) -> list[Any]:
@@ -168,7 +166,7 @@ class Trial:
         found = Watch(records, self._graph, self._keep, full=False)
         with running(model), masked(model, self._graph, slots, self._keep), wanted:
             run_all(model, calls)
-        with swapped_in(self.plan, model), running(model), found:
+        with swapped_in(self._plan, model), running(model), found:
             run_all(model, calls)
         self.strayed = wanted.parted
         difference = first_difference(records, wanted, found)

@@ -79,7 +79,7 @@ def test_with_all_heads_it_computes_what_torch_computes(
         options |= {"need_weights": weights, "average_attn_weights": average}
         torch.manual_seed(1)
         wanted = module(*inputs, **options)
-        with opened(module):
+        with opened([module]):
             assert type(module) is PrunedMultiheadAttention
             torch.manual_seed(1)
             found = module(*inputs, **options)
@@ -92,7 +92,7 @@ def test_self_attention_by_one_product_is_the_same() -> None:
     module = nn.MultiheadAttention(WIDTH, HEADS).double()
     x = torch.randn(L, N, WIDTH).double()
     wanted = module(x, x, x)
-    with opened(module):
+    with opened([module]):
         assert relative_error(wanted, module(x, x, x)) < 1e-12
         assert relative_error(wanted, module(x, x.clone(), x)) < 1e-12
 

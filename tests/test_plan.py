@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.plan import PruningPlan
-from lightning_slimga.tensor_cut import TensorCut
 from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.tensor_cut import TensorCut
 from tests.networks.checks import assert_same, random_mask, randomise, relative_error, snapshot
 from tests.networks.zoo import make
 

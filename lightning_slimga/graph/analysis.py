@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -23,6 +24,7 @@ from lightning_slimga.model_state import preserved
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}
+_CONTAINERS = {dict, OrderedDict, set, list, tuple}
 
 
 @dataclasses.dataclass
@@ -92,17 +94,31 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
     """
     compiler = torch.compiler.set_stance("force_eager")
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    form = nullcontext() if as_it_is else opened(model)
-    with preserved(model), torch.inference_mode(False), torch.no_grad(), compiler, form:
+    modules = list(model.modules())  # one walk for all that follows
+    form = nullcontext() if as_it_is else opened(modules)
+    with (
+        preserved(model, modules=modules),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        compiler,
+        form,
+    ):
         torch.backends.mha.set_fastpath_enabled(False)
         model.train(training)
-        for module in model.modules():
-            if isinstance(getattr(module, "running_mean", None), Tensor):
+        for module in modules:
+            if _has_statistics(module):
                 module.training = False
         try:
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    if "running_mean" in module._buffers:
+        return module._buffers["running_mean"] is not None
+    named = "running_mean" in module.__dict__ or "running_mean" in module._parameters
+    return named and isinstance(module.running_mean, Tensor)
 
 
 def traced(
@@ -142,11 +158,11 @@ def _held_by(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     """Tensors in plain attributes: what a forward has put there, others may read."""
     for module in modules:
         for value in module.__dict__.values():
-            if type(value) in _PLAIN:
+            if type(value) in _PLAIN or (type(value) in _CONTAINERS and not value):
                 continue
             if isinstance(value, Tensor):
                 yield value
-            elif isinstance(value, (list, tuple, dict)) and value:
+            elif isinstance(value, (list, tuple, dict)):
                 items = value.values() if isinstance(value, dict) else value
                 yield from (item for item in items if isinstance(item, Tensor))
 

@@ -21,6 +21,13 @@ NOTHING = -1
 _ALIVE = np.iinfo(np.int64).max  # stands for "frozen for no reason"
 
 
+def _own_parents(capacity: int) -> LabelArray:
+    """Every label its own parent; the last entry is that of ``NOTHING``, which indexes it."""
+    parents = np.arange(capacity, dtype=np.int64)
+    parents[NOTHING] = NOTHING
+    return parents
+
+
 class LabelStore:
     """All labels of one analysis: which are the same channel, and which can never go.
 
@@ -29,7 +36,7 @@ class LabelStore:
     """
 
     def __init__(self) -> None:
-        self._parent = np.arange(1024, dtype=np.int64)
+        self._parent = _own_parents(1024)
         self._reason = np.full(1024, _ALIVE, dtype=np.int64)  # of each class, at its root
         self._count = 0
         self.reasons: list[str] = []
@@ -42,11 +49,11 @@ class LabelStore:
     def fresh(self, size: int) -> LabelArray:
         """Make ``size`` labels that nothing is tied to yet."""
         start, self._count = self._count, self._count + size
-        if self._count > len(self._parent):
-            capacity = max(self._count, 2 * len(self._parent))
-            self._parent = np.concatenate(
-                [self._parent, np.arange(len(self._parent), capacity, dtype=np.int64)]
-            )
+        if self._count >= len(self._parent):
+            capacity = max(self._count + 1, 2 * len(self._parent))
+            parent = _own_parents(capacity)
+            parent[: len(self._parent) - 1] = self._parent[:-1]
+            self._parent = parent
             grown = np.full(capacity, _ALIVE, dtype=np.int64)
             grown[: len(self._reason)] = self._reason
             self._reason = grown
@@ -54,11 +61,6 @@ class LabelStore:
 
     def find(self, labels: LabelArray) -> LabelArray:
         """Representative of each label's class; ``NOTHING`` stays ``NOTHING``."""
-        if labels.size and labels.min() < 0:
-            found: LabelArray = labels.copy()
-            real = labels >= 0
-            found[real] = self.find(labels[real])
-            return found
         roots: LabelArray = self._parent[labels]
         above = self._parent[roots]
         if (above == roots).all():
@@ -79,16 +81,16 @@ class LabelStore:
         if a is b or (id(a), id(b)) in self._tied:  # every further pass ties the same again
             return
         self._tied[id(a), id(b)] = a, b  # held, so that their numbers stay theirs
+        a, b = self.find(a), self.find(b)
+        differ = a != b
+        if not differ.any():
+            return
         real_a, real_b = a >= 0, b >= 0
         if not (real_a.all() and real_b.all()):
             self.freeze(a[real_a & ~real_b], why)
             self.freeze(b[real_b & ~real_a], why)
             both = real_a & real_b
-            a, b = a[both], b[both]
-        a, b = self.find(a), self.find(b)
-        differ = a != b
-        if not differ.any():
-            return
+            a, b, differ = a[both], b[both], differ[both]
         merged = np.concatenate([a, b])
         while differ.any():
             a, b = a[differ], b[differ]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
+from lightning_slimga.graph.registry import rereads
 from lightning_slimga.graph.trace import Place, described, tensors_in
 
 _HEAVY = 2**15  # numbers among the arguments from which remembering is quicker than computing
@@ -15,12 +16,12 @@ _MOST = 2**27  # numbers remembered at a time
 
 
 class Replay:
-    """Results of the contractions of one pass, for another one that runs the same ops.
+    """Results of the dear ops of one pass, for another one that runs the same ops.
 
     Evaluation and training differ by dropout and little else, and of training only shapes are
-    asked. So a contraction at the same place in the code, on arguments of the same shapes, gets the
-    result of the first pass: a tensor of its own, with the values of the network, whoever looks at
-    them. What the first pass did not run is computed.
+    asked. So a contraction (or a pooling) at the same place in the code, on arguments of the same
+    shapes, gets the result of the first pass: a tensor of its own, with the values of the network,
+    whoever looks at them. What the first pass did not run is computed.
 
     Args:
         room: numbers remembered at most; 0 where no second pass follows.
@@ -32,7 +33,7 @@ class Replay:
 
     def __init__(self, room: int = _MOST, source: Replay | None = None) -> None:
         self.second = False
-        self._results: dict[Place, deque[tuple[Any, Tensor]]] = defaultdict(deque)
+        self._results: dict[Place, deque[tuple[Any, Any]]] = defaultdict(deque)
         self._room = room
         self._source = source
 
@@ -45,8 +46,8 @@ class Replay:
             args: its positional arguments.
             kwargs: its keyword arguments.
         """
-        heavy = func.overloadpacket in flop_registry and not kwargs
-        if not heavy or sum(t.numel() for t in tensors_in(args)) < _HEAVY:
+        heavy = func.overloadpacket in flop_registry or rereads(func._schema.name)
+        if not heavy or kwargs or sum(t.numel() for t in tensors_in(args)) < _HEAVY:
             return func(*args, **kwargs)
         if self.second:
             if self._results[place]:
@@ -55,10 +56,10 @@ class Replay:
                     return result
             return func(*args)
         out = func(*args) if self._source is None else self._source.run(place, func, args, kwargs)
-        if isinstance(out, Tensor) and out.numel() <= self._room:
-            self._room -= out.numel()
-            # what follows may write into the result
-            self._results[place].append((self.noted(args), out.clone()))
+        size = sum(t.numel() for t in tensors_in(out))
+        if size <= self._room:
+            self._room -= size
+            self._results[place].append((self.noted(args), _copied(out)))
         return out
 
     def noted(self, args: tuple[Any, ...]) -> Any:
@@ -68,3 +69,10 @@ class Replay:
     def alike(self, before: Any, args: tuple[Any, ...]) -> bool:
         """Whether the second pass, with these arguments, may have the result of the first."""
         return bool(before == described(args))
+
+
+def _copied(out: Any) -> Any:
+    """Results of their own: what follows may write into those of the first pass."""
+    if isinstance(out, Tensor):
+        return out.clone()
+    return type(out)(map(_copied, out)) if isinstance(out, (list, tuple)) else out
