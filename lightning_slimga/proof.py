@@ -26,7 +26,7 @@ from lightning_slimga.plan import PruningPlan
 from lightning_slimga.shrinking import Mask, masked, plan_cut
 from lightning_slimga.trial import Trial
 
-_WIDE = 64
+_WIDE = 8
 
 
 class Proof:
