@@ -7,7 +7,7 @@ heads go and the embedding stays, that is wrong. So a module that loses heads ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -176,24 +176,27 @@ def opened(modules: Iterable[nn.Module]) -> Iterator[None]:
             transaction.roll_back()
 
 
-def settle_attention(model: nn.Module, names: Iterable[str], transaction: Transaction) -> None:
+def settle_attention(
+    modules: Mapping[str, nn.Module], names: Iterable[str], transaction: Transaction
+) -> None:
     """Change the class of those ``nn.MultiheadAttention`` modules whose tensors are cut.
 
     A ``nn.TransformerEncoder`` above one of them no longer packs padded batches into nested
     tensors, which only torch's fused kernels read.
 
     Args:
-        model: the network.
+        modules: the modules of the network by name.
         names: modules of which a tensor is cut.
         transaction: where the changes are made.
     """
     cut = set()
     for name in names:
-        module = model.get_submodule(name.removesuffix("out_proj").removesuffix("."))
+        owner, _, last = name.rpartition(".")
+        module = modules[owner if last == "out_proj" else name]
         if _can_be_opened(module):
             transaction.set_attribute(module, "__class__", PrunedMultiheadAttention)
             cut.add(module)
     if cut:
-        for encoder in model.modules():
+        for encoder in modules.values():
             if isinstance(encoder, nn.TransformerEncoder) and not cut.isdisjoint(encoder.modules()):
                 transaction.set_attribute(encoder, "use_nested_tensor", False)

@@ -10,11 +10,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.labels import DimLabels, LabelArray
+from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord, tensors_in
 from lightning_slimga.pairing import Pairing
-from lightning_slimga.shrinking import Mask
+from lightning_slimga.survivors import Survivors
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class Lockstep(TorchDispatchMode):
     Args:
         records: the recorded ops.
         graph: the channels.
-        keep: the mask that was cut.
+        survivors: what the mask leaves that was cut.
         replay: runs the ops; holds what another pass has computed, if this is the second.
     """
 
@@ -49,16 +49,15 @@ class Lockstep(TorchDispatchMode):
         self,
         records: Sequence[OpRecord],
         graph: ChannelGraph,
-        keep: Mask,
+        survivors: Survivors,
         replay: Replay,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._pairing = Pairing(records)
         self._replay = replay
         self._graph = graph
-        self._keep = keep
+        self._survivors = survivors
         self._dynamic = False
-        self._removed: dict[int, int] = {}
 
     def run(self, function: Callable[[], T]) -> T:
         """Run the shrunk network.
@@ -98,7 +97,7 @@ class Lockstep(TorchDispatchMode):
     def _compare(self, record: OpRecord, found: list[tuple[int, ...]]) -> None:
         for shape, full, labels in zip(found, record.shapes, record.outputs, strict=True):
             expected = tuple(
-                n if dim is None else n - self._gone(dim)
+                n if dim is None else n - self._survivors.removed(dim)
                 for n, dim in zip(full, labels, strict=True)
             )
             if shape == expected:
@@ -117,13 +116,6 @@ class Lockstep(TorchDispatchMode):
     def _prunable(self, dims: list[DimLabels]) -> bool:
         """Whether channels that may go stand in any of these dimensions."""
         return any(d is not None and (self._graph.bits_of(d) >= 0).any() for d in dims)
-
-    def _gone(self, labels: LabelArray) -> int:
-        key = id(labels)
-        if key not in self._removed:
-            bits = self._graph.bits_of(labels)
-            self._removed[key] = int((~self._keep[bits[bits >= 0]]).sum())
-        return self._removed[key]
 
 
 def _depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:

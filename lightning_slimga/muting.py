@@ -28,6 +28,7 @@ from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
+from lightning_slimga.survivors import Survivors
 
 Lives = dict[int, Mask]
 """Which indices of a tensor live, by dimension; without the dimensions of which all do."""
@@ -41,6 +42,7 @@ class Muting(TorchDispatchMode):
         graph: the channels.
         trace: the labels; knows the tensors of the network.
         keep: the mask.
+        survivors: what it leaves.
         pieces: what the mask leaves of the network's tensors, by name.
         sharing: contractions that the shrunk network has computed, or will.
     """
@@ -51,6 +53,7 @@ class Muting(TorchDispatchMode):
         graph: ChannelGraph,
         trace: Trace,
         keep: Mask,
+        survivors: Survivors,
         pieces: Mapping[str, Tensor],
         sharing: Sharing,
     ) -> None:
@@ -60,6 +63,7 @@ class Muting(TorchDispatchMode):
         self._trace = trace
         self._gone: Mask = np.append(~keep, False)  # at its end: what has no bit
         self._failed = False
+        self._survivors = survivors
         self._pieces = pieces
         self._sharing = sharing
         self._raw: TensorMap[bool] = TensorMap()
@@ -91,8 +95,10 @@ class Muting(TorchDispatchMode):
             out = self._contracted(func, args, kwargs, record, raw)
             if out is not None:
                 return out
-        lives = [self._lives(labels, self._gone) for labels in record.inputs]
-        return func(*_each(args, lambda i, t: _muted(t, lives[i]) if raw[i] else t), **kwargs)
+        zeros = [
+            self._lives(labels) if r else {} for labels, r in zip(record.inputs, raw, strict=True)
+        ]
+        return func(*_each(args, lambda i, t: _muted(t, zeros[i])), **kwargs)
 
     def _is_raw(self, tensor: Tensor) -> bool:
         """Whether it is a parameter that masking would zero, or a view of one."""
@@ -126,8 +132,8 @@ class Muting(TorchDispatchMode):
             return None
         weight = matrices[0]
         gone = self._gone_from(record.inputs[weight])
-        lives = [self._lives(labels, gone) for labels in record.inputs]
-        result = self._lives(record.outputs[0], gone)
+        lives = [self._lives_of(labels, gone) for labels in record.inputs]
+        result = self._lives_of(record.outputs[0], gone)
         if not lives[weight]:
             return None
         light = 2 * tensors[weight].numel() < sum(t.numel() for t in tensors)
@@ -178,14 +184,21 @@ class Muting(TorchDispatchMode):
         """What goes, of the channels in some dimensions only, by bit."""
         gone = np.zeros_like(self._gone)
         for dim in labels:
-            if dim is not None:
+            if dim is not None and self._survivors.removed(dim):
                 bits = self._bits_of(dim)
                 gone[bits] = self._gone[bits]
         return gone
 
-    def _lives(self, labels: Labels, gone: Mask) -> Lives:
-        found = {d: ~gone[self._bits_of(dim)] for d, dim in enumerate(labels) if dim is not None}
-        return {d: live for d, live in found.items() if not live.all()}
+    def _lives(self, labels: Labels) -> Lives:
+        """What lives of a tensor."""
+        lives = ((d, self._survivors.live(dim)) for d, dim in enumerate(labels) if dim is not None)
+        return {d: live for d, live in lives if live is not None}
+
+    def _lives_of(self, labels: Labels, gone: Mask) -> Lives:
+        """What would live of a tensor if no others went."""
+        some = ((d, dim) for d, dim in enumerate(labels) if dim is not None)
+        lives = ((d, ~gone[self._bits_of(dim)]) for d, dim in some if self._survivors.removed(dim))
+        return {d: live for d, live in lives if not live.all()}
 
     def _bits_of(self, labels: LabelArray) -> Bits:
         if id(labels) not in self._bits:

@@ -117,7 +117,7 @@ class PruningPlan:
             for name, cut in self.tensors.items():
                 _put(modules, cut, pieces[name], transaction, replaced)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
-            settle_attention(model, places, transaction)
+            settle_attention(modules, places, transaction)
             for module_name, name, _, value in self.attributes:
                 _set_number(modules[module_name], name, value, transaction)
             if optimizers:

@@ -20,6 +20,7 @@ from lightning_slimga.muting import Muting
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, masked, swapped_in
+from lightning_slimga.survivors import Survivors
 
 
 class Trial:
@@ -49,6 +50,7 @@ class Trial:
         self._graph = graph
         self._keep = keep
         self._plan = plan
+        self._survivors = Survivors(graph, keep)
         self._sharing = Sharing()
         self.strayed = False
         """Whether the masked network ran other ops than the traced one."""
@@ -81,7 +83,7 @@ class Trial:
         for mode in modes:
             records = self._analysis.records.get(mode)
             if records is not None:
-                lockstep = Lockstep(records, self._graph, self._keep, replay)
+                lockstep = Lockstep(records, self._graph, self._survivors, replay)
                 with running(self._model, training=mode == "train"):
                     outputs[mode] = lockstep.run(partial(run_all, self._model, self._calls[mode]))
             replay.second = True
@@ -91,7 +93,8 @@ class Trial:
     def muted(self) -> list[Any] | None:
         """What the network returns masked, the quick way; None where that is not to be had."""
         records, trace = self._analysis.records["eval"], self._analysis.trace
-        muting = Muting(records, self._graph, trace, self._keep, self.pieces, self._sharing)
+        graph, keep, survivors = self._graph, self._keep, self._survivors
+        muting = Muting(records, graph, trace, keep, survivors, self.pieces, self._sharing)
         try:
             with running(self._model), muting:
                 outputs = run_all(self._model, self._calls["eval"])

@@ -13,6 +13,7 @@ from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.survivors import Survivors
 from tests.networks.checks import random_mask, randomise, relative_error
 
 
@@ -65,7 +66,8 @@ def both(
     model, trace = surgery.model, surgery._analysis.trace
     pieces = surgery.plan(keep).pieces(model) if small else {}
     records = surgery._analysis.records["eval"]
-    muting = Muting(records, surgery._graph, trace, keep.numpy(), pieces, Sharing())
+    survivors = Survivors(surgery._graph, keep.numpy())
+    muting = Muting(records, surgery._graph, trace, keep.numpy(), survivors, pieces, Sharing())
     with running(model), muting:
         found = model(x)
     with running(model), surgery.masked(keep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -150,3 +151,14 @@ def test_a_forward_that_fails_is_told_as_it_is_and_leaves_the_model() -> None:
     with pytest.raises(RuntimeError, match="channels"):
         ChannelSurgery(model, torch.randn(2, 5, 8, 8, dtype=torch.float64))
     assert_same(before, snapshot(model))
+
+
+def test_modules_may_be_named_as_they_like() -> None:
+    """Names of layers that end like those of torch's attention."""
+    names = ("my_out_proj", "out_proj", "in_proj_weight")
+    layers = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+    model = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
+    surgery = ChannelSurgery(model, torch.rand(3, 4))
+    assert [layer.name for layer in surgery.layers] == list(names[:2])
+    surgery.apply(random_mask(surgery))
+    assert model.my_out_proj.out_features == 4

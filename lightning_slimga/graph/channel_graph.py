@@ -163,11 +163,13 @@ class _Builder:
         equal sums for different places have a chance of about 2**-64.
         """
         generator = np.random.Generator(np.random.PCG64(0))
-        total = np.zeros(len(self.trace.store), dtype=np.uint64)
-        for labels in self._places():
-            number = generator.integers(1, 2**63, dtype=np.uint64)
-            np.add.at(total, self.roots[labels[labels >= 0]], number)
-        return total
+        total = np.zeros(len(self.trace.store) + 1, dtype=np.uint64)
+        places = self._places()
+        if places:
+            numbers = generator.integers(1, 2**63, len(places), dtype=np.uint64)
+            roots = np.append(self.roots, NOTHING)[np.concatenate(places)]
+            np.add.at(total, roots, np.repeat(numbers, [len(labels) for labels in places]))
+        return total[:-1]
 
     def _places(self) -> list[LabelArray]:
         factors = {id(f): f for term in self.costs for f in term.factors}
@@ -177,12 +179,12 @@ class _Builder:
     def _order(self, classes: Bits, layer_of_class: Bits) -> tuple[list[Layer], Bits]:
         """Number the layers by first appearance and their channels by position."""
         position = np.full(len(self.trace.store), np.iinfo(np.int64).max, dtype=np.int64)
-        start, home = 0, []
-        for site, labels in self.sites.items():
-            roots = self.roots[labels]
-            np.minimum.at(position, roots, start + np.arange(len(labels), dtype=np.int64))
-            home.append((start, site))
-            start += len(labels)
+        sites = list(self.sites)
+        starts = np.cumsum([0, *map(len, self.sites.values())])
+        if sites:
+            roots = self.roots[np.concatenate(list(self.sites.values()))]
+            # of what is assigned to one entry several times, numpy keeps the last: the first place
+            position[roots[::-1]] = np.arange(len(roots) - 1, -1, -1, dtype=np.int64)
         order = np.argsort(position[classes], kind="stable")
         _, first, layer = np.unique(layer_of_class[order], return_index=True, return_inverse=True)
         rank = np.argsort(np.argsort(first))  # of each layer, by its first channel
@@ -190,8 +192,6 @@ class _Builder:
         bits = np.empty(len(classes), dtype=np.int64)
         bits[members] = np.arange(len(classes), dtype=np.int64)
         ends = np.cumsum(np.bincount(rank[layer], minlength=len(first)))
-        starts = np.array([s for s, _ in home], dtype=np.int64)
-        sites = [site for _, site in home]
         layers, representatives = [], []
         for begin, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=False):
             places = position[classes[members[begin:end]]]
