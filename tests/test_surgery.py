@@ -160,5 +160,6 @@ def test_modules_may_be_named_as_they_like() -> None:
     model = nn.Sequential(OrderedDict(zip(names, layers, strict=True)))
     surgery = ChannelSurgery(model, torch.rand(3, 4))
     assert [layer.name for layer in surgery.layers] == list(names[:2])
-    surgery.apply(random_mask(surgery))
-    assert model.my_out_proj.out_features == 4
+    keep = random_mask(surgery)
+    surgery.apply(keep)
+    assert [layer.out_features for layer in layers[:2]] == surgery.counts(keep).tolist()
