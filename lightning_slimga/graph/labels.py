@@ -82,24 +82,30 @@ class LabelStore:
             return
         self._tied[id(a), id(b)] = a, b  # held, so that their numbers stay theirs
         a, b = self.find(a), self.find(b)
-        differ = a != b
-        if not differ.any():
+        if not (a != b).any():
             return
-        real_a, real_b = a >= 0, b >= 0
-        if not (real_a.all() and real_b.all()):
-            self.freeze(a[real_a & ~real_b], why)
-            self.freeze(b[real_b & ~real_a], why)
-            both = real_a & real_b
-            a, b, differ = a[both], b[both], differ[both]
-        merged = np.concatenate([a, b])
-        while differ.any():
-            a, b = a[differ], b[differ]
-            np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
-            a, b = self.find(a), self.find(b)
-            differ = a != b
-        reasons = self._reason[merged]
-        if (reasons != _ALIVE).any():
-            np.minimum.at(self._reason, self.find(merged), reasons)
+        low, high = np.minimum(a, b), np.maximum(a, b)
+        if low.min() < 0:
+            met = low >= 0
+            self.freeze(high[~met], why)
+            low, high = low[met], high[met]
+        reasons = self._reason[low], self._reason[high]
+        self._hook(low, high)
+        if (reasons[0] != reasons[1]).any():
+            roots = self.find(low)
+            for some in reasons:
+                np.minimum.at(self._reason, roots, some)
+
+    def _hook(self, low: LabelArray, high: LabelArray) -> None:
+        """Make one class of each pair of roots, of which the first is the smaller one."""
+        if (high[1:] > high[:-1]).all():  # each root hooks once: no one gets in another's way
+            self._parent[high] = low
+            return
+        while (differ := low != high).any():
+            low, high = low[differ], high[differ]
+            np.minimum.at(self._parent, high, low)
+            a, b = self.find(low), self.find(high)
+            low, high = np.minimum(a, b), np.maximum(a, b)
 
     def tie_rows(self, labels: LabelArray) -> LabelArray:
         """Tie the rows of a matrix of labels together.
