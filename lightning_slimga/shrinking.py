@@ -30,17 +30,18 @@ Mask = npt.NDArray[np.bool_]
 def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> PruningPlan:
     """The plan that removes the channels that ``keep`` leaves out (without a summary)."""
     kept: dict[str, dict[int, torch.Tensor]] = {}
+    gone = np.append(~keep, False)  # at its end: what has no bit
     for (name, dim), bits in graph.bits.items():
-        live = _live(bits, keep)
-        if not live.all():
-            kept.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(live))
+        removed = gone[bits]
+        if removed.any():
+            kept.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(~removed))
     tensors = {
         name: TensorCut(slots[name].places, tuple(slots[name].tensor.shape), dims)
         for name, dims in kept.items()
     }
     attributes = []
     for attribute, bits in graph.attributes:
-        size = int(_live(bits, keep).sum())
+        size = len(bits) - int(np.count_nonzero(gone[bits]))
         if size != len(bits):
             attributes.append((attribute.module, attribute.attribute, len(bits), size))
     return PruningPlan(tensors, tuple(attributes))

@@ -104,7 +104,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
         form,
     ):
         torch.backends.mha.set_fastpath_enabled(False)
-        model.train(training)
+        _set_mode(model, modules, training)
         for module in modules:
             if _has_statistics(module):
                 module.training = False
@@ -112,6 +112,15 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
             yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _set_mode(model: nn.Module, modules: Sequence[nn.Module], training: bool) -> None:
+    """``model.train(training)``, quickly where no module has a ``train`` of its own."""
+    if all(type(m).train is nn.Module.train and "train" not in m.__dict__ for m in modules):
+        for module in modules:
+            module.__dict__["training"] = training
+    else:
+        model.train(training)
 
 
 def _has_statistics(module: nn.Module) -> bool:
