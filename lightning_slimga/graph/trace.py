@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,9 +150,14 @@ def tensors_in(value: Any) -> list[Tensor]:
     for item in value:
         if isinstance(item, Tensor):
             found.append(item)
-        elif isinstance(item, (list, tuple)):
+        elif isinstance(item, (list, tuple)) and not _of_numbers(item):
             found += tensors_in(item)
     return found
+
+
+def _of_numbers(items: Sequence[Any]) -> bool:
+    """Whether a list holds sizes, strides and the like: lists of ops are of one kind."""
+    return bool(items) and type(items[0]) in (int, float, bool)
 
 
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -169,8 +175,14 @@ def described(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tuple(value.shape), _strides(value), value.dtype
     if isinstance(value, (list, tuple)):
-        return tuple(map(described, value))
+        return tuple(map(_described_item, value))
     return value if isinstance(value, _PLAIN) else object()
+
+
+def _described_item(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and _of_numbers(value):
+        return tuple(value)
+    return described(value)
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...]:
