@@ -13,13 +13,40 @@ _CONTAINERS = (list, dict, set)
 _PLAIN = {bool, int, float, str, tuple, type(None)}
 
 
+class ModelState:
+    """What running a module may change, as it is now; to be come back to any number of times.
+
+    Args:
+        model: the module whose state is kept.
+        device: where the model lives, for its random number generator; ``None`` looks at the
+            first parameter.
+
+    Attributes:
+        modules: all of its modules.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
+        self.modules = list(model.modules())
+        if device is None:
+            device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._devices = [device] if device.type == "cuda" else []
+        self._snapshots = [_Snapshot(module) for module in self.modules]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Restore the state on exit, as :func:`preserved` does."""
+        _leave_process_groups(self.modules)
+        with torch.random.fork_rng(devices=self._devices):
+            try:
+                yield
+            finally:
+                with torch.no_grad():
+                    for snapshot in self._snapshots:
+                        snapshot.restore()
+
+
 @contextmanager
-def preserved(
-    model: nn.Module,
-    *,
-    device: torch.device | None = None,
-    modules: Sequence[nn.Module] | None = None,
-) -> Iterator[None]:
+def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterator[None]:
     """Restore a module's state on exit, also after an exception.
 
     Buffers come back in identity and content (batch-norm statistics, spectral-norm vectors),
@@ -35,21 +62,9 @@ def preserved(
         model: the module whose state is kept.
         device: where the model lives, for its random number generator; ``None`` looks at the
             first parameter.
-        modules: ``model.modules()``, where the caller has gone through them.
     """
-    modules = list(model.modules()) if modules is None else modules
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    snapshots = [_Snapshot(module) for module in modules]
-    _leave_process_groups(modules)
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for snapshot in snapshots:
-                    snapshot.restore()
+    with ModelState(model, device).kept():
+        yield
 
 
 @contextmanager

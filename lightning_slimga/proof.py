@@ -17,11 +17,10 @@ from torch import nn
 from lightning_slimga.calls import Call
 from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
-from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation
-from lightning_slimga.model_state import stirred
+from lightning_slimga.model_state import ModelState, stirred
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.shrinking import Mask, masked, plan_cut
 from lightning_slimga.trial import Trial
@@ -52,19 +51,26 @@ class Proof:
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._strayed = False  # the masked network ran other ops than the traced one
         self._retraces = 3
+        self._state: ModelState | None = None  # known as long as nobody else changes the network
 
-    @rare_collection()
-    def settle(self) -> ChannelGraph:
+    def settle(self, state: ModelState | None = None) -> ChannelGraph:
         """Freeze until the proof holds; every round freezes at least one layer.
+
+        Args:
+            state: the state of the network, if the caller has taken it.
 
         Returns:
             The graph of what is left.
         """
-        with stirred(self.model):
-            while True:
-                graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
-                if not graph.layers or self._holds(graph):
-                    return graph
+        self._state = state or ModelState(self.model)
+        try:
+            with stirred(self.model):
+                while True:
+                    graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
+                    if not graph.layers or self._holds(graph):
+                        return graph
+        finally:
+            self._state = None
 
     def _holds(self, graph: ChannelGraph) -> bool:
         """One round: whether the proof holds; if not, what it has found is frozen."""
@@ -94,7 +100,8 @@ class Proof:
             return False
         self._retraces -= 1
         trace = self.analysis.trace
-        with running(self.model), masked(self.model, graph, trace.slots, keep):
+        state, slots = self._state, trace.slots
+        with running(self.model, state), masked(self.model, graph, slots, keep):
             records = traced(self.model, self.calls["eval"], trace).records
             self.analysis.records["eval"] = records
         return True
@@ -111,7 +118,6 @@ class Proof:
             keep[layer.slice.start + gone] = False
         return keep
 
-    @rare_collection()
     def wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
         """What is wrong with the values of the shrunk network, in words; None if nothing is.
 
@@ -134,7 +140,7 @@ class Proof:
     def trial(self, graph: ChannelGraph, keep: Mask, plan: PruningPlan | None = None) -> Trial:
         """A mask to be tried on the network, with the plan that cuts it."""
         plan = plan or plan_cut(graph, self.analysis.trace.slots, keep)
-        return Trial(self.model, self.calls, self.analysis, graph, keep, plan)
+        return Trial(self.model, self.calls, self.analysis, graph, keep, plan, self._state)
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

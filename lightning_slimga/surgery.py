@@ -12,6 +12,7 @@ from torch import nn
 
 from lightning_slimga.attention import why_whole
 from lightning_slimga.calls import calls_from_example
+from lightning_slimga.collection import rare_collection
 from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
@@ -19,6 +20,7 @@ from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.lockstep import Deviation
 from lightning_slimga.masks import Widths, as_bits, kept_per_layer
 from lightning_slimga.model_kinds import check_model
+from lightning_slimga.model_state import ModelState
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof
@@ -67,6 +69,7 @@ class ChannelSurgery:
             ``round_to`` is below 1, or ``model`` has no values yet.
     """
 
+    @rare_collection()
     def __init__(
         self,
         model: nn.Module,
@@ -84,10 +87,11 @@ class ChannelSurgery:
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
-        analysis = analyse(model, self.calls, training, approximate=allow_approximate)
+        state = ModelState(model)
+        analysis = analyse(model, self.calls, training, approximate=allow_approximate, state=state)
         keep_matching(analysis.trace, ignore)
         self._proof = Proof(model, self.calls, training, analysis)
-        self._graph = self._proof.settle()
+        self._graph = self._proof.settle(state)
         if only_scaled:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)
@@ -189,6 +193,7 @@ class ChannelSurgery:
         }
         return PruningPlan(cut.tensors, cut.attributes, summary)
 
+    @rare_collection()
     def apply(self, keep: Any, optimizers: Iterable[Any] = ()) -> PruningPlan:
         """Remove channels for good: in place, proved on the example inputs, all or nothing.
 

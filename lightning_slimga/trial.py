@@ -12,10 +12,10 @@ from lightning_slimga.calls import Call, run_all
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
 from lightning_slimga.graph.analysis import Analysis, running
 from lightning_slimga.graph.channel_graph import ChannelGraph
-from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.lockstep import Deviation, Lockstep
+from lightning_slimga.model_state import ModelState
 from lightning_slimga.muting import Muting
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.sharing import Sharing
@@ -33,6 +33,7 @@ class Trial:
         graph: the channels.
         keep: the mask.
         plan: what it cuts.
+        state: the state of the network, if the caller has taken it.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Trial:
         graph: ChannelGraph,
         keep: Mask,
         plan: PruningPlan,
+        state: ModelState | None = None,
     ) -> None:
         self._model = model
+        self._state = state
         self._calls = calls
         self._analysis = analysis
         self._graph = graph
@@ -80,11 +83,12 @@ class Trial:
         """
         room = {} if "train" in modes else {"room": 0}
         replay, outputs = Replay(source=self._sharing, **room), {}
+        state = ModelState(self._model)
         for mode in modes:
             records = self._analysis.records.get(mode)
             if records is not None:
                 lockstep = Lockstep(records, self._graph, self._survivors, replay)
-                with running(self._model, training=mode == "train"):
+                with running(self._model, state, training=mode == "train"):
                     outputs[mode] = lockstep.run(partial(run_all, self._model, self._calls[mode]))
             replay.second = True
         self._sharing.second = True
@@ -96,7 +100,7 @@ class Trial:
         graph, keep, survivors = self._graph, self._keep, self._survivors
         muting = Muting(records, graph, trace, keep, survivors, self.pieces, self._sharing)
         try:
-            with running(self._model), muting:
+            with running(self._model, self._state), muting:
                 outputs = run_all(self._model, self._calls["eval"])
         except Exception:  # the masked network itself will say what is the matter
             outputs = None
@@ -108,7 +112,7 @@ class Trial:
 
     def masked(self) -> list[Any]:
         """What the network returns masked; its attention runs torch's own code, not ours."""
-        as_it_is = running(self._model, as_it_is=True)
+        as_it_is = running(self._model, self._state, as_it_is=True)
         with as_it_is, masked(self._model, self._graph, self._analysis.trace.slots, self._keep):
             return run_all(self._model, self._calls["eval"])
 
@@ -141,7 +145,6 @@ class Trial:
         except Exception:  # :meth:`wrong` says what is the matter
             return None
 
-    @rare_collection()
     def agrees(self, reference: list[Any] | None) -> bool:
         """Whether the network, which has been cut, does beyond doubt what it did masked.
 

@@ -14,13 +14,12 @@ from torch import Tensor, nn
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
 from lightning_slimga.attention import opened
 from lightning_slimga.calls import Call, run_all
-from lightning_slimga.graph.collection import rare_collection
 from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
-from lightning_slimga.model_state import preserved
+from lightning_slimga.model_state import ModelState
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}
@@ -50,13 +49,13 @@ class Analysis:
         return len(evaluation) == len(training) and all(map(OpRecord.is_like, evaluation, training))
 
 
-@rare_collection()
 def analyse(
     model: nn.Module,
     calls: Sequence[Call],
     training_calls: Sequence[Call],
     *,
     approximate: bool = False,
+    state: ModelState | None = None,
 ) -> Analysis:
     """Trace ``model``; it is left exactly as it was.
 
@@ -65,18 +64,20 @@ def analyse(
         calls: how it is run in evaluation mode.
         training_calls: how it is run in training mode.
         approximate: let channels under statistics across channels (LayerNorm) go as well.
+        state: the state of the network, if the caller has taken it.
 
     Returns:
         The analysis.
     """
+    state = state or ModelState(model)
     trace = Trace(LabelStore(), find_slots(model), modules_of(model), approximate=approximate)
     analysis, replay = Analysis(trace), Replay()
-    with running(model):
+    with running(model, state):
         evaluation = traced(model, calls, trace, replay)
     analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
     replay.second = True
     try:
-        with running(model, training=True):
+        with running(model, state, training=True):
             training = traced(model, training_calls, trace, replay, evaluation.records)
         analysis.records["train"] = training.records
     except Exception as error:  # e.g. targets missing: only evaluation is known to work
@@ -85,19 +86,32 @@ def analyse(
 
 
 @contextmanager
-def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False) -> Iterator[None]:
+def running(
+    model: nn.Module,
+    state: ModelState | None = None,
+    *,
+    training: bool = False,
+    as_it_is: bool = False,
+) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
     No gradients, no fused transformer path and no compiled code (both hide ops). In training mode
     normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
     Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
+
+    Args:
+        model: the network.
+        state: its state now, if the caller has taken it.
+        training: run it in training mode.
+        as_it_is: leave torch's attention as it is.
     """
+    state = state or ModelState(model)
     compiler = torch.compiler.set_stance("force_eager")
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    modules = list(model.modules())  # one walk for all that follows
+    modules = state.modules
     form = nullcontext() if as_it_is else opened(modules)
     with (
-        preserved(model, modules=modules),
+        state.kept(),
         torch.inference_mode(False),
         torch.no_grad(),
         compiler,

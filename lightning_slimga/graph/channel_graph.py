@@ -95,8 +95,8 @@ class _Builder:
     def __init__(self, trace: Trace, costs: list[CostTerm]) -> None:
         self.trace = trace
         self.costs = costs
-        self.reasons = trace.store.frozen_reasons()
-        self.roots = trace.store.find(np.arange(len(trace.store), dtype=np.int64))
+        self.roots = trace.store.roots()
+        self.reasons = trace.store.frozen_reasons(self.roots)
         self.sites = {
             (name, dim): labels
             for name, dims in trace.slot_labels.items()
@@ -172,9 +172,11 @@ class _Builder:
         return total[:-1]
 
     def _places(self) -> list[LabelArray]:
-        factors = {id(f): f for term in self.costs for f in term.factors}
-        counted = [a.labels for a in self.trace.attributes.values()]
-        return [*self.sites.values(), *factors.values(), *counted]
+        """Labels of tensors, costs and attributes; what has the same ones tells nothing new."""
+        factors = [labels for term in self.costs for labels in term.factors]
+        counted = [attribute.labels for attribute in self.trace.attributes.values()]
+        places = (*self.sites.values(), *factors, *counted)
+        return list({id(labels): labels for labels in places}.values())
 
     def _order(self, classes: Bits, layer_of_class: Bits) -> tuple[list[Layer], Bits]:
         """Number the layers by first appearance and their channels by position."""

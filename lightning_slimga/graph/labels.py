@@ -146,12 +146,19 @@ class LabelStore:
         roots = self.find(labels[labels >= 0])
         return bool((self._reason[roots] != _ALIVE).all())
 
-    def frozen_reasons(self) -> npt.NDArray[np.int64]:
+    def roots(self) -> LabelArray:
+        """Representative of every label's class, shape (number of labels,)."""
+        return self.find(np.arange(self._count, dtype=np.int64))
+
+    def frozen_reasons(self, roots: LabelArray) -> npt.NDArray[np.int64]:
         """For every label the number of the first reason its class was frozen for, or -1.
+
+        Args:
+            roots: the labels' :meth:`roots`.
 
         Returns:
             Indices into ``reasons``, shape (number of labels,).
         """
-        reasons = self._reason[self.find(np.arange(self._count, dtype=np.int64))]
+        reasons = self._reason[roots]
         reasons[reasons == _ALIVE] = NOTHING
         return reasons

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lightning_slimga.graph.collection import rare_collection
+from lightning_slimga.collection import rare_collection
 
 
 @pytest.fixture(autouse=True)
