@@ -43,12 +43,11 @@ def main() -> None:
             for name, tools in models.items():
                 for tool, result in tools.items():
                     _merge(arguments.results, family, name, tool, result)
-    for tool in arguments.tools if not (arguments.table or arguments.merge) else ():
-        for family in arguments.families:
-            for name in _chosen(family, arguments.only):
-                if arguments.missing and tool in _known(arguments.results).get(family, {}).get(
-                    name, {}
-                ):
+    for family in arguments.families if not (arguments.table or arguments.merge) else ():
+        for name in _chosen(family, arguments.only):
+            known = _known(arguments.results).get(family, {}).get(name, {})
+            for tool in arguments.tools:  # beside each other: the machine has good and bad minutes
+                if arguments.missing and tool in known:
                     continue
                 result = _in_a_process(tool, family, name, arguments)
                 _merge(arguments.results, family, name, tool, result)
