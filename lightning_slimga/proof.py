@@ -110,9 +110,7 @@ class Proof:
         """Remove a part of every layer; most of a wide one, which is quicker."""
         keep = np.ones(graph.num_channels, dtype=bool)
         for layer in graph.layers:
-            most = layer.num_channels - 1
-            thirds = (1, 2) if most < _WIDE else (2.25, 2.75)
-            low, high = (max(1, int(share * most / 3)) for share in thirds)
+            low, high = _part_to_remove(layer.num_channels)
             count = int(self._generator.integers(low, high + 1))
             gone = self._generator.choice(layer.num_channels, count, replace=False)
             keep[layer.slice.start + gone] = False
@@ -188,6 +186,15 @@ class Proof:
         bits = graph.layers[layer].slice
         inside = (graph.bit_of_label >= bits.start) & (graph.bit_of_label < bits.stop)
         self.analysis.trace.store.freeze(np.flatnonzero(inside), f"{why}, seen by the proof")
+
+
+def _part_to_remove(channels: int) -> tuple[int, int]:
+    """Fewest and most channels of a layer that a random mask removes; one always stays."""
+    most = channels - 1
+    if most < _WIDE:
+        return max(1, most // 3), max(1, 2 * most // 3)
+    few = int(channels**0.5)
+    return max(3 * most // 4, channels - 2 * few), max(11 * most // 12, channels - few)
 
 
 def _part(graph: ChannelGraph, keep: Mask, layers: list[int]) -> Mask:
