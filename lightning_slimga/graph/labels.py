@@ -128,12 +128,11 @@ class LabelStore:
 
     def freeze(self, labels: DimLabels, why: str) -> None:
         """Never remove these labels' classes; the first reason given to a class is reported."""
-        if labels is None or not labels.size:
+        if labels is None or not (roots := self.find(labels[labels >= 0])).size:
             return
         number = self._reason_ids.setdefault(why, len(self.reasons))
         if number == len(self.reasons):
             self.reasons.append(why)
-        roots = self.find(labels[labels >= 0])
         self._reason[roots] = np.minimum(self._reason[roots], number)
 
     def freeze_all(self, labels: Sequence[DimLabels], why: str) -> None:
