@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_slimga.model_state import preserved
+from lightning_slimga.model_state import ModelState, preserved
 from tests.networks.checks import assert_same, snapshot
 
 
@@ -95,3 +95,17 @@ def test_gradients_keep_their_identity() -> None:
     with preserved(model):
         model.zero_grad()
     assert model.weight.grad is kept
+
+
+def test_one_snapshot_serves_several_passes() -> None:
+    model = Busy().train()
+    before = snapshot(model)
+    state = ModelState(model)
+    drawn = []
+    for _ in range(3):
+        with state.kept():
+            drawn.append(model(torch.randn(5, 4)))
+            assert model.calls == 1
+        assert_same(snapshot(model), before)
+        assert model.training
+    assert all(map(torch.equal, drawn, drawn[1:]))  # every pass begins with the same numbers
