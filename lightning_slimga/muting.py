@@ -29,6 +29,7 @@ from lightning_slimga.pairing import Pairing
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
 from lightning_slimga.survivors import Survivors
+from lightning_slimga.tensor_cut import TensorCut
 
 Lives = dict[int, Mask]
 """Which indices of a tensor live, by dimension; without the dimensions of which all do."""
@@ -43,7 +44,7 @@ class Muting(TorchDispatchMode):
         trace: the labels; knows the tensors of the network.
         keep: the mask.
         survivors: what it leaves.
-        pieces: what the mask leaves of the network's tensors, by name.
+        pieces: what the mask leaves of the network's tensors, and how it was cut, by name.
         sharing: contractions that the shrunk network has computed, or will.
     """
 
@@ -54,7 +55,7 @@ class Muting(TorchDispatchMode):
         trace: Trace,
         keep: Mask,
         survivors: Survivors,
-        pieces: Mapping[str, Tensor],
+        pieces: Mapping[str, tuple[Tensor, TensorCut]],
         sharing: Sharing,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -67,7 +68,8 @@ class Muting(TorchDispatchMode):
         self._pieces = pieces
         self._sharing = sharing
         self._raw: TensorMap[bool] = TensorMap()
-        self._small: TensorMap[Tensor] = TensorMap()  # what the shrunk network has in its place
+        # what the shrunk network has in its place, and what of it that is
+        self._small: TensorMap[tuple[Tensor, Lives]] = TensorMap()
         self._bits: dict[int, Bits] = {}
 
     @property
@@ -107,7 +109,8 @@ class Muting(TorchDispatchMode):
             slot = self._trace.slot_of(tensor)
             known = self._raw[tensor] = slot is not None and slot.name in self._graph.zeroed
             if slot is not None and slot.name in self._pieces:
-                self._small[tensor] = self._pieces[slot.name]
+                piece, cut = self._pieces[slot.name]
+                self._small[tensor] = piece, _left_by(cut)
         return known
 
     def _viewed(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -116,10 +119,13 @@ class Muting(TorchDispatchMode):
         for tensor in tensors_in(out):
             self._raw[tensor] = True
         whole = tensors_in(args)
-        small = self._small.get(whole[0]) if len(whole) == 1 else None
-        if small is not None and isinstance(out, Tensor) and _reordered(whole[0], out):
+        known = self._small.get(whole[0]) if len(whole) == 1 else None
+        order = _order(whole[0], out) if known is not None and isinstance(out, Tensor) else None
+        if known is not None and order is not None:
+            small, lives = known
             with suppress(RuntimeError):  # sizes in its arguments
-                self._small[out] = func(*_each(args, lambda _, t: small), **kwargs)
+                view = func(*_each(args, lambda _, t: small), **kwargs)
+                self._small[out] = view, {order.index(d): live for d, live in lives.items()}
         return out
 
     def _contracted(
@@ -176,9 +182,8 @@ class Muting(TorchDispatchMode):
 
     def _taken(self, tensor: Tensor, lives: Lives) -> Tensor:
         """What lives of a tensor: for a weight, the shrunk network's own."""
-        small = self._small.get(tensor)
-        sizes = [int(lives[d].sum()) if d in lives else n for d, n in enumerate(tensor.shape)]
-        return small if small is not None and list(small.shape) == sizes else _taken(tensor, lives)
+        small, left = self._small.get(tensor) or (None, {})
+        return small if small is not None and _alike(lives, left) else _taken(tensor, lives)
 
     def _gone_from(self, labels: Labels) -> Mask:
         """What goes, of the channels in some dimensions only, by bit."""
@@ -231,10 +236,27 @@ def _taken(tensor: Tensor, lives: Lives) -> Tensor:
     return tensor
 
 
-def _reordered(whole: Tensor, view: Tensor) -> bool:
-    """Whether a view shows all of a tensor, with its dimensions in another order."""
-    dims, others = (sorted(zip(t.stride(), t.shape, strict=True)) for t in (whole, view))
-    return dims == others and whole.data_ptr() == view.data_ptr()
+def _order(whole: Tensor, view: Tensor) -> list[int] | None:
+    """Which dimension of a tensor each dimension of a view of it is; None where it shows others."""
+    places = list(zip(whole.stride(), whole.shape, strict=True))
+    found = list(zip(view.stride(), view.shape, strict=True))
+    distinct = len(set(places)) == len(places)
+    if whole.data_ptr() != view.data_ptr() or not distinct or sorted(found) != sorted(places):
+        return None
+    return [places.index(place) for place in found]
+
+
+def _left_by(cut: TensorCut) -> Lives:
+    lives = {dim: np.zeros(cut.shape[dim], dtype=bool) for dim in cut.kept}
+    for dim, kept in cut.kept.items():
+        lives[dim][kept.numpy()] = True
+    return lives
+
+
+def _alike(lives: Lives, others: Lives) -> bool:
+    return lives.keys() == others.keys() and all(
+        np.array_equal(live, others[dim]) for dim, live in lives.items()
+    )
 
 
 @cache

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lightning_slimga.calls import Call, run_all
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
@@ -54,14 +55,17 @@ class Trial:
         self._keep = keep
         self._plan = plan
         self._survivors = Survivors(graph, keep)
-        self._sharing = Sharing()
+        self.pieces = plan.pieces(model)
+        """What the mask leaves of the tensors."""
+        self._sharing = self._unshared()
         self.strayed = False
         """Whether the masked network ran other ops than the traced one."""
 
-    @cached_property
-    def pieces(self) -> dict[str, Tensor]:
-        """What the mask leaves of the tensors."""
-        return self._plan.pieces(self._model)
+    def _unshared(self) -> Sharing:
+        """A memory for what both networks compute, before the first of them has run."""
+        inputs = tree_leaves([(call.args, call.kwargs) for call in self._calls["eval"]])
+        tensors = (value for value in inputs if isinstance(value, Tensor))
+        return Sharing([*self.pieces.values(), *self._model.parameters(), *tensors])
 
     def shrunk(self) -> list[Any]:
         """What the shrunk network returns in evaluation mode; it must run in training mode, too.
@@ -97,8 +101,9 @@ class Trial:
     def muted(self) -> list[Any] | None:
         """What the network returns masked, the quick way; None where that is not to be had."""
         records, trace = self._analysis.records["eval"], self._analysis.trace
+        small = {name: (piece, self._plan.tensors[name]) for name, piece in self.pieces.items()}
         graph, keep, survivors = self._graph, self._keep, self._survivors
-        muting = Muting(records, graph, trace, keep, survivors, self.pieces, self._sharing)
+        muting = Muting(records, graph, trace, keep, survivors, small, self._sharing)
         try:
             with running(self._model, self._state), muting:
                 outputs = run_all(self._model, self._calls["eval"])
@@ -106,7 +111,7 @@ class Trial:
             outputs = None
         faithful = outputs is not None and muting.faithful
         if not faithful:
-            self._sharing = Sharing()
+            self._sharing = self._unshared()
         self._sharing.second = True
         return outputs if faithful else None
 

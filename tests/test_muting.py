@@ -64,7 +64,8 @@ def both(
     surgery: ChannelSurgery, x: Tensor, keep: Tensor, *, small: bool = True
 ) -> tuple[Muting, Tensor, Tensor]:
     model, trace = surgery.model, surgery._analysis.trace
-    pieces = surgery.plan(keep).pieces(model) if small else {}
+    plan = surgery.plan(keep)
+    pieces = {n: (t, plan.tensors[n]) for n, t in plan.pieces(model).items()} if small else {}
     records = surgery._analysis.records["eval"]
     survivors = Survivors(surgery._graph, keep.numpy())
     muting = Muting(records, surgery._graph, trace, keep.numpy(), survivors, pieces, Sharing())

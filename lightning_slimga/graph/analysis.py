@@ -23,6 +23,10 @@ from lightning_slimga.model_state import ModelState
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}
+_TRAIN = {"train", "children", "named_children"}
+_FLAG = {"training", "__setattr__"}
+"""What ``nn.Module.train`` goes by, and what it sets."""
+
 _CONTAINERS = {dict, OrderedDict, set, list, tuple}
 
 
@@ -129,19 +133,27 @@ def running(
 
 
 def _set_mode(model: nn.Module, modules: Sequence[nn.Module], training: bool) -> None:
-    """``model.train(training)``, quickly where no module has a ``train`` of its own."""
-    if all(type(m).train is nn.Module.train and "train" not in m.__dict__ for m in modules):
-        for module in modules:
-            module.__dict__["training"] = training
-    else:
+    """``model.train(training)``, quickly where every module does that as ``nn.Module`` does."""
+    instances = any(_TRAIN & module.__dict__.keys() for module in modules)
+    if instances or not all(map(_trains_plainly, set(map(type, modules)))):
         model.train(training)
+        return
+    for module in modules:
+        module.__dict__["training"] = training
+
+
+def _trains_plainly(kind: type[nn.Module]) -> bool:
+    names = _TRAIN | _FLAG
+    return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in names)
 
 
 def _has_statistics(module: nn.Module) -> bool:
     if "running_mean" in module._buffers:
         return module._buffers["running_mean"] is not None
-    named = "running_mean" in module.__dict__ or "running_mean" in module._parameters
-    return named and isinstance(module.running_mean, Tensor)
+    held = "running_mean" in module.__dict__ or "running_mean" in module._parameters
+    if not held and not hasattr(type(module), "running_mean"):
+        return False
+    return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 def traced(
