@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_slimga import muting as module
+from lightning_slimga.graph import tracer
 from lightning_slimga.graph.analysis import running
 from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
@@ -158,3 +162,30 @@ def test_a_gap_in_the_rules_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     surgery = ChannelSurgery(Mixes(), torch.rand(200, 6))
     assert not surgery.layers
     assert any("seen by the proof" in why for *_, why in surgery.frozen)
+
+
+@pytest.mark.parametrize("op", ["aten::t", "aten::addmm", "aten::pointwise"])
+def test_labels_that_a_rule_has_mixed_up_are_seen(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that muting takes from the shrunk network may hide where that one went wrong."""
+    right, asked = tracer.find_rule, []
+
+    def wrong(name: str) -> Any:
+        rule = right(name)
+        if rule is None or name != op:
+            return rule
+        asked.append(name)
+        return lambda *args: [d if d is None else np.roll(d, 7) for d in rule(*args)]
+
+    monkeypatch.setattr(tracer, "find_rule", wrong)
+    model = nn.Sequential(nn.Linear(6, 40), nn.Sigmoid(), nn.Linear(40, 30), nn.Tanh())
+    model.append(nn.Linear(30, 2)).double()
+    randomise(model)
+    x = torch.rand(2, 6, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    keep = random_mask(surgery)
+    with torch.no_grad(), surgery.masked(keep):
+        wanted = model(x)
+    with torch.no_grad(), surgery.shrunk(keep):
+        found = model(x)
+    assert asked
+    assert relative_error(wanted, found) < 1e-12
