@@ -68,8 +68,8 @@ class Muting(TorchDispatchMode):
         self._pieces = pieces
         self._sharing = sharing
         self._raw: TensorMap[bool] = TensorMap()
-        # what the shrunk network has in its place, and what of it that is
-        self._small: TensorMap[tuple[Tensor, Lives]] = TensorMap()
+        # what the shrunk network has in its place, and what that keeps
+        self._small: TensorMap[tuple[Tensor, Mapping[int, Tensor]]] = TensorMap()
         self._bits: dict[int, Bits] = {}
 
     @property
@@ -110,7 +110,7 @@ class Muting(TorchDispatchMode):
             known = self._raw[tensor] = slot is not None and slot.name in self._graph.zeroed
             if slot is not None and slot.name in self._pieces:
                 piece, cut = self._pieces[slot.name]
-                self._small[tensor] = piece, _left_by(cut)
+                self._small[tensor] = piece, cut.kept
         return known
 
     def _viewed(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -122,10 +122,10 @@ class Muting(TorchDispatchMode):
         known = self._small.get(whole[0]) if len(whole) == 1 else None
         order = _order(whole[0], out) if known is not None and isinstance(out, Tensor) else None
         if known is not None and order is not None:
-            small, lives = known
+            small, kept = known
             with suppress(RuntimeError):  # sizes in its arguments
                 view = func(*_each(args, lambda _, t: small), **kwargs)
-                self._small[out] = view, {order.index(d): live for d, live in lives.items()}
+                self._small[out] = view, {order.index(d): indices for d, indices in kept.items()}
         return out
 
     def _contracted(
@@ -182,8 +182,8 @@ class Muting(TorchDispatchMode):
 
     def _taken(self, tensor: Tensor, lives: Lives) -> Tensor:
         """What lives of a tensor: for a weight, the shrunk network's own."""
-        small, left = self._small.get(tensor) or (None, {})
-        return small if small is not None and _alike(lives, left) else _taken(tensor, lives)
+        small, kept = self._small.get(tensor) or (None, {})
+        return small if small is not None and _keeps(kept, lives) else _taken(tensor, lives)
 
     def _gone_from(self, labels: Labels) -> Mask:
         """What goes, of the channels in some dimensions only, by bit."""
@@ -246,16 +246,11 @@ def _order(whole: Tensor, view: Tensor) -> list[int] | None:
     return [places.index(place) for place in found]
 
 
-def _left_by(cut: TensorCut) -> Lives:
-    lives = {dim: np.zeros(cut.shape[dim], dtype=bool) for dim in cut.kept}
-    for dim, kept in cut.kept.items():
-        lives[dim][kept.numpy()] = True
-    return lives
-
-
-def _alike(lives: Lives, others: Lives) -> bool:
-    return lives.keys() == others.keys() and all(
-        np.array_equal(live, others[dim]) for dim, live in lives.items()
+def _keeps(kept: Mapping[int, Tensor], lives: Lives) -> bool:
+    """Whether these indices are what lives."""
+    return kept.keys() == lives.keys() and all(
+        len(kept[dim]) == np.count_nonzero(live) and live[kept[dim].numpy()].all()
+        for dim, live in lives.items()
     )
 
 

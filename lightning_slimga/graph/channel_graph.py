@@ -164,11 +164,9 @@ class _Builder:
         """
         generator = np.random.Generator(np.random.PCG64(0))
         total = np.zeros(len(self.trace.store) + 1, dtype=np.uint64)
-        places = self._places()
-        if places:
-            numbers = generator.integers(1, 2**63, len(places), dtype=np.uint64)
-            roots = np.append(self.roots, NOTHING)[np.concatenate(places)]
-            np.add.at(total, roots, np.repeat(numbers, [len(labels) for labels in places]))
+        roots = np.append(self.roots, NOTHING)
+        for labels in self._places():  # one by one: new memory for all at once is dearer
+            np.add.at(total, roots[labels], generator.integers(1, 2**63, dtype=np.uint64))
         return total[:-1]
 
     def _places(self) -> list[LabelArray]:
