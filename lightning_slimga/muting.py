@@ -162,13 +162,13 @@ class Muting(TorchDispatchMode):
     ) -> Any:
         """Contract what lives alone, and put it where it belongs; None where that is not easy.
 
-        It is where a channel that goes has the same place in two of the tensors, and where the op
-        takes the smaller sizes (groups do not).
+        It is where a channel that goes has the same place in two of the tensors, or whole groups go
+        from all of them, and where the op takes the smaller sizes.
         """
-        places = [live.tobytes() for dims in (*lives, result) for live in dims.values()]
-        if len(result) > 1 or any(places.count(place) < 2 for place in places):
+        regrouped = _regrouped(func, args, [*lives, result])
+        if len(result) > 1 or regrouped is None:
             return None
-        taken = tuple(_each(args, lambda i, t: self._taken(t, lives[i])))
+        taken = tuple(_each(regrouped, lambda i, t: self._taken(t, lives[i])))
         try:
             out = self._sharing.run(record.place, func, taken, kwargs)
         except RuntimeError:
@@ -236,6 +236,23 @@ def _taken(tensor: Tensor, lives: Lives) -> Tensor:
     return tensor
 
 
+def _regrouped(func: Any, args: Sequence[Any], lives: Sequence[Lives]) -> Sequence[Any] | None:
+    """Arguments with the number of groups that live; None where parts of groups do."""
+    where = _position(func, "groups")
+    some = [live for dims in lives for live in dims.values()]
+    if where is None or where >= len(args) or args[where] == 1:
+        places = [live.tobytes() for live in some]
+        return None if any(places.count(place) < 2 for place in places) else args
+    number = args[where]
+    if any(len(live) % number for live in some):
+        return None
+    groups = [live.reshape(number, -1) for live in some]
+    left: Mask = np.any(groups[0], axis=1)
+    if not all((group == left.reshape(-1, 1)).all() for group in groups):
+        return None
+    return [*args[:where], int(left.sum()), *args[where + 1 :]]
+
+
 def _order(whole: Tensor, view: Tensor) -> list[int] | None:
     """Which dimension of a tensor each dimension of a view of it is; None where it shows others."""
     places = list(zip(whole.stride(), whole.shape, strict=True))
@@ -258,3 +275,9 @@ def _keeps(kept: Mapping[int, Tensor], lives: Lives) -> bool:
 def _is_view(func: Any) -> bool:
     infos = [argument.alias_info for argument in func._schema.arguments]
     return any(info is not None and not info.is_write for info in infos)
+
+
+@cache
+def _position(func: Any, name: str) -> int | None:
+    names = [argument.name for argument in func._schema.arguments]
+    return names.index(name) if name in names else None

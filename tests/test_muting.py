@@ -189,3 +189,34 @@ def test_labels_that_a_rule_has_mixed_up_are_seen(op: str, monkeypatch: pytest.M
         found = model(x)
     assert asked
     assert relative_error(wanted, found) < 1e-12
+
+
+CONVOLUTION = torch.ops.aten.convolution.default
+
+
+@pytest.mark.parametrize(
+    ("groups", "gone_in", "gone_out", "left"),
+    [
+        (4, [2, 3], [3, 4, 5], 3),  # group 1 of 4: 2 channels each in, 3 out
+        (4, [0, 1, 6, 7], [0, 1, 2, 9, 10, 11], 2),
+        (4, [2], [3, 4, 5], None),  # a part of a group
+        (4, [2, 3], [0, 1, 2], None),  # of one group what it reads, of another what it makes
+        (1, [2, 3], [3, 4, 5], None),  # without groups, nothing says that they belong together
+    ],
+)
+def test_groups_that_go_as_a_whole_are_left_out(
+    groups: int, gone_in: list[int], gone_out: list[int], left: int | None
+) -> None:
+    x, weight = torch.rand(1, 8, 5, 5), torch.rand(12, 8 // groups, 3, 3)
+    inputs, outputs = np.ones(8, dtype=bool), np.ones(12, dtype=bool)
+    inputs[gone_in], outputs[gone_out] = False, False
+    args = (x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups)
+    found = module._regrouped(CONVOLUTION, args, [{1: inputs}, {0: outputs}, {1: outputs}])
+    if left is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert list(found[:-1]) == list(args[:-1])
+        assert found[-1] == left
+        small = CONVOLUTION(x[:, inputs], weight[outputs], *found[2:])
+        assert torch.allclose(small, CONVOLUTION(*args)[:, outputs], atol=1e-6)
