@@ -23,11 +23,11 @@ from lightning_slimga.model_state import ModelState
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}
-_TRAIN = {"train", "children", "named_children"}
-_FLAG = {"training", "__setattr__"}
-"""What ``nn.Module.train`` goes by, and what it sets."""
-
 _CONTAINERS = {dict, OrderedDict, set, list, tuple}
+_TRAIN = {"train", "children", "named_children"}
+"""What ``nn.Module.train`` goes by."""
+_FLAG = {"training", "__setattr__"}
+"""What it sets, and how."""
 
 
 @dataclasses.dataclass

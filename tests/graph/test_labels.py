@@ -71,10 +71,10 @@ def random_history(seed: int) -> tuple[LabelStore, OneByOne]:
 @pytest.mark.parametrize("first", range(0, 300, 30))
 def test_classes_and_reasons_are_those_of_ties_one_by_one(first: int) -> None:
     for seed in range(first, first + 30):
-        compare(*random_history(seed))
+        assert_same_classes(*random_history(seed))
 
 
-def compare(store: LabelStore, simple: OneByOne) -> None:
+def assert_same_classes(store: LabelStore, simple: OneByOne) -> None:
     roots = store.roots()
     numbers = store.frozen_reasons(roots)
     for label, (root, number) in enumerate(zip(roots.tolist(), numbers.tolist(), strict=True)):
