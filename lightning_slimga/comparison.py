@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_slimga.graph.analysis import output_tensors
+from lightning_slimga.analysis import output_tensors
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.trace import OpRecord, tensors_in

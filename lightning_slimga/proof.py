@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import nn
 
+from lightning_slimga.analysis import Analysis, running, traced
 from lightning_slimga.calls import Call
-from lightning_slimga.graph.analysis import Analysis, running, traced
 from lightning_slimga.graph.channel_graph import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.trace import OpRecord

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from lightning_slimga.analysis import analyse
 from lightning_slimga.attention import why_whole
 from lightning_slimga.calls import calls_from_example
 from lightning_slimga.collection import rare_collection
-from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.channel_graph import Layer, build_channel_graph
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.graph.selection import keep_matching, keep_unscaled

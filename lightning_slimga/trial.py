@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from lightning_slimga.analysis import Analysis, running
 from lightning_slimga.calls import Call, run_all
 from lightning_slimga.comparison import Watch, compare_outputs, first_difference
-from lightning_slimga.graph.analysis import Analysis, running
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_slimga import muting as module
+from lightning_slimga.analysis import running
 from lightning_slimga.graph import tracer
-from lightning_slimga.graph.analysis import running
 from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
 from lightning_slimga.sharing import Sharing

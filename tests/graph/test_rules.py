@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lightning_slimga.analysis import analyse
 from lightning_slimga.calls import Call
-from lightning_slimga.graph.analysis import analyse
 from lightning_slimga.graph.registry import _RULES
 from lightning_slimga.surgery import ChannelSurgery
 from tests.graph.rows import CHANNELS, ROWS, Row

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from lightning_slimga.graph.analysis import running
+from lightning_slimga.analysis import running
 
 
 class FlagInAnotherPlace(nn.Linear):
