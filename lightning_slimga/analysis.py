@@ -20,6 +20,7 @@ from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.model_state import ModelState
+from lightning_slimga.precision import exact_float32
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}
@@ -99,7 +100,8 @@ def running(
 ) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
-    No gradients, no fused transformer path and no compiled code (both hide ops). In training mode
+    No gradients, no rounded float32, no fused transformer path and no compiled code (both hide
+    ops). In training mode
     normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
     Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
 
@@ -118,6 +120,7 @@ def running(
         state.kept(),
         torch.inference_mode(False),
         torch.no_grad(),
+        exact_float32(),
         compiler,
         form,
     ):

@@ -1,0 +1,64 @@
+"""Float32 that is float32: no TensorFloat-32 and no bfloat16 inside of a contraction.
+
+A GPU may round the factors of a float32 product to 10 bits (convolutions do so by default). Two
+networks that compute the same then differ by a thousandth, in which a wrong cut could hide, and
+for which a right one would be taken for wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch.backends import cuda, cudnn, mkldnn
+
+_EXACT = ("none", "ieee")
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Compute float32 exactly for a while; every setting is restored on exit.
+
+    Torch has two sets of these settings, older ones (``allow_tf32``,
+    ``set_float32_matmul_precision``) and ones by backend and op (``fp32_precision``, torch 2.9),
+    and refuses to read the older ones where the two say different things. So both are set, unless
+    a user has parted them himself.
+    """
+    older, newer = _older(), _newer()
+    try:
+        if "matmul" in older:
+            torch.set_float32_matmul_precision("highest")
+        if "cudnn" in older:
+            cudnn.allow_tf32 = False
+        for owner, _ in newer:
+            if owner.fp32_precision not in _EXACT:
+                owner.fp32_precision = "ieee"
+        yield
+    finally:
+        if "matmul" in older:
+            torch.set_float32_matmul_precision(older["matmul"])
+        if "cudnn" in older:
+            cudnn.allow_tf32 = older["cudnn"]
+        for owner, precision in newer:
+            if owner.fp32_precision != precision:
+                owner.fp32_precision = precision
+
+
+def _older() -> dict[str, Any]:
+    """The older settings, as far as they can be read."""
+    found: dict[str, Any] = {}
+    with suppress(RuntimeError):
+        found["matmul"] = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        found["cudnn"] = cudnn.allow_tf32
+    return found
+
+
+def _newer() -> list[tuple[Any, str]]:
+    """What has a precision of its own, and which."""
+    owners: list[Any] = [cuda.matmul]
+    for backend in (cudnn, mkldnn):
+        owners += [getattr(backend, op, None) for op in ("conv", "rnn", "matmul")]
+    return [(owner, owner.fp32_precision) for owner in owners if hasattr(owner, "fp32_precision")]
