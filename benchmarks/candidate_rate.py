@@ -1,17 +1,21 @@
 """How many candidates a second a whole search goes through, beside the plain way.
 
-    python -m benchmarks.candidate_rate    # a few minutes
+    python -m benchmarks.candidate_rate                      # a few minutes
+    python -m benchmarks.candidate_rate --accelerator gpu    # one
 
 On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
 and the callback's defaults (racing, recalibration, memo). A search is everything from the dense
 network to the cut one. The plain way zeroes the channels of the full network and calls
 `trainer.validate`, without recalibration. Once with the example's loader, which cuts batches out of
 a tensor, and once with an ordinary one, which fetches and transforms single images: a search reads
-its validation batches once. Processor time, so that other work on the machine matters less.
+its validation batches once. Processor time, so that other work on the machine matters less; on a
+GPU the time on the clock, and once more with all validation images in one batch: a small network
+leaves a GPU waiting for Python, batch by batch.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from typing import Any
@@ -23,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from benchmarks.evaluation_cost import plain_way, pruning, quiet, timed
+from benchmarks.evaluation_cost import plain_way, pruning, quiet
 from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST
 
 BATCH, EVALUATIONS, REPEATS = 250, 96, 3
@@ -53,45 +57,64 @@ class OrdinaryFashionMNIST(FashionMNIST):
         return DataLoader(SingleImages(self), batch_size=self.eval_batch_size)
 
 
+def now(accelerator: str) -> float:
+    """Return the processor's seconds, or those on the clock when a GPU has done its work."""
+    if accelerator == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 class Stopwatch(L.Callback):
     """Times the search; stands before the callback that does it."""
+
+    def __init__(self, accelerator: str) -> None:
+        self.accelerator = accelerator
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start at the first batch after the dense epoch, where the search runs."""
         if trainer.current_epoch == 1:
-            self.started = time.process_time()
+            self.started = now(self.accelerator)
 
     def on_surgery(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop, and end the fit."""
-        self.seconds = time.process_time() - self.started
+        self.seconds = now(self.accelerator) - self.started
         trainer.should_stop = True
 
 
-def rates(data: FashionMNIST) -> tuple[float, float]:
+def rates(data: FashionMNIST, accelerator: str) -> tuple[float, float]:
     """Return candidates a second, of a search and of the plain way."""
-    model, watch = FashionClassifier(), Stopwatch()
-    plain = plain_way(model, data)
+    model, watch = FashionClassifier(), Stopwatch(accelerator)
+    plain = plain_way(model, data, accelerator=accelerator)
     prune = pruning(max_evaluations=EVALUATIONS, report=False)
-    fit = quiet(max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
+    fit = quiet(
+        max_epochs=2, limit_train_batches=200, callbacks=[watch, prune], accelerator=accelerator
+    )
     fit.fit(model, data)
     plain()  # the first one warms up
-    seconds = statistics.median(timed(plain) for _ in range(REPEATS))
-    return prune.history[-1]["evaluations"] / watch.seconds, 1 / seconds
+    seconds = []
+    for _ in range(REPEATS):
+        started = now(accelerator)
+        plain()
+        seconds.append(now(accelerator) - started)
+    return prune.history[-1]["evaluations"] / watch.seconds, 1 / statistics.median(seconds)
 
 
 def main() -> None:
     """Print both rates for both loaders."""
-    for name, data in (
-        ("batches out of a tensor", FashionMNIST(eval_batch_size=BATCH)),
-        ("single images", OrdinaryFashionMNIST(eval_batch_size=BATCH)),
-    ):
-        L.seed_everything(0, verbose=False)
-        ours, others = rates(data)
-        print(
-            f"{name}: {ours:.2f} candidates a second, the plain way {others:.2f}:"
-            f" {ours / others:.2f} times",
-            flush=True,
-        )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    accelerator = parser.parse_args().accelerator
+    kinds = {"batches out of a tensor": FashionMNIST, "single images": OrdinaryFashionMNIST}
+    for batch in (BATCH,) if accelerator == "cpu" else (BATCH, 5000):
+        for name, kind in kinds.items():
+            L.seed_everything(0, verbose=False)
+            ours, others = rates(kind(eval_batch_size=batch), accelerator)
+            print(
+                f"{name}, batches of {batch}: {ours:.2f} candidates a second, the plain way"
+                f" {others:.2f}: {ours / others:.2f} times",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -36,15 +36,15 @@ BUDGET = 0.5
 
 
 def quiet(**arguments: Any) -> L.Trainer:
-    """Return a Trainer that says and keeps nothing."""
-    return L.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **arguments,
-    )
+    """Return a Trainer that says and keeps nothing, on the processor unless told otherwise."""
+    silent = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return L.Trainer(**{**silent, **arguments})
 
 
 def pruning(**arguments: Any) -> GeneticPruneCallback:
@@ -135,6 +135,7 @@ def plain_way(
     data: FashionMNIST,
     mask: Any = None,
     batches: int | None = None,
+    **arguments: Any,
 ) -> Callable[[], None]:
     """Return what evaluates a candidate by masking a copy of a module and `trainer.validate`.
 
@@ -143,8 +144,9 @@ def plain_way(
         data: gives the validation images.
         mask: the candidate; None: a uniform one.
         batches: validation batches; None: all.
+        arguments: for the Trainer.
     """
-    trainer = quiet(limit_val_batches=1.0 if batches is None else batches)
+    trainer = quiet(limit_val_batches=1.0 if batches is None else batches, **arguments)
     model = FashionClassifier()
     model.load_state_dict(pl_module.state_dict())
     own = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))

@@ -3,6 +3,7 @@
 ``python -m benchmarks.soak``: 10,000 networks, about 6 minutes
 ``python -m benchmarks.soak --first 5000 --count 100``: some of them
 ``python -m benchmarks.soak --first 4711 --count 1``: look at one network
+``python -m benchmarks.soak --device cuda``: on a GPU
 
 Those with an odd seed are analysed as large networks are, where a second pass does not compute
 again what the first one has computed.
@@ -28,13 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--count", type=int, default=10_000, help="number of networks")
+    parser.add_argument("--device", default="cpu", help="where the networks are")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     reports: list[Report] = []
     failures, started = 0, time.perf_counter()
     for seed in range(arguments.first, arguments.first + arguments.count):
-        sample = build(SeededChoices(seed))
+        sample = build(SeededChoices(seed)).on(arguments.device)
         if arguments.count == 1:
             print(sample)
         try:

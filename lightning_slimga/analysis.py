@@ -19,8 +19,8 @@ from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
+from lightning_slimga.kernels import exact_float32
 from lightning_slimga.model_state import ModelState
-from lightning_slimga.precision import exact_float32
 
 _MAX_DEPTH = 8
 _PLAIN = {bool, int, float, str, type(None)}

@@ -15,6 +15,7 @@ from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call
+from lightning_slimga.kernels import untuned
 from lightning_slimga.recalibration import recalibrate, recalibrated
 from lightning_slimga.search.racing import Race
 from lightning_slimga.shrinking import Mask
@@ -153,7 +154,8 @@ class CandidateEvaluation:
 
         context = self._trainer.precision_plugin.forward_context()
         statistics = recalibrated(self._module, self._calls, self._average)
-        with self._surgery.shrunk(mask), self._result.timed("forward"), context, statistics:
+        forward = self._result.timed("forward")
+        with self._surgery.shrunk(mask), forward, untuned(), context, statistics:
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True

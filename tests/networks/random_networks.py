@@ -77,6 +77,10 @@ class Sample:
     model: RandomNet
     example: tuple[Tensor, ...]
 
+    def on(self, device: str) -> Sample:
+        """The same on another device."""
+        return Sample(self.model.to(device), tuple(x.to(device) for x in self.example))
+
     def __repr__(self) -> str:
         net = self.model
         lines = [f"inputs {[tuple(t.shape) for t in self.example]}"]

@@ -24,7 +24,7 @@ def multihead_attention(choices: Choices, x: Tensor, env: Env) -> Step:
 
     def run(step: Step, x: Tensor, other: Tensor) -> Tensor:
         lengths = x.shape[1 - batch], other.shape[1 - batch]
-        mask = torch.ones(lengths).bool().triu(1) if masked else None
+        mask = torch.ones(lengths, device=x.device).bool().triu(1) if masked else None
         y, _ = step.layer(x, other, other, attn_mask=mask, need_weights=weights)
         return x + y if residual else y
 

@@ -173,7 +173,7 @@ FUNCTIONS = [
     lambda x: F.logsigmoid(x),
     lambda x: torch.lerp(x, torch.ones_like(x), 0.3),
     lambda x: torch.zeros_like(x).copy_(x),
-    lambda x: x + torch.ones(x.shape[1:], dtype=x.dtype),
+    lambda x: x + torch.ones(x.shape[1:], dtype=x.dtype, device=x.device),
 ]
 
 

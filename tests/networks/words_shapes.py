@@ -218,7 +218,7 @@ def writing_in_place(choices: Choices, x: Tensor, env: Env) -> Step:
         return y
 
     def into_zeros_of_a_fixed_size(step: Step, x: Tensor, other: Tensor) -> Tensor:
-        y = torch.ones(x.shape[0], step.size + 1, *x.shape[2:], dtype=x.dtype)
+        y = torch.ones(x.shape[0], step.size + 1, *x.shape[2:], dtype=x.dtype, device=x.device)
         y[:, : step.size] = x * other
         return y
 

@@ -22,6 +22,7 @@ from lightning_slimga.callbacks.internals.batches import (
     validation_data,
 )
 from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.callbacks.internals.results import SettledResults
 from lightning_slimga.callbacks.internals.strategy import reduce_mean
 
 StopRule = Callable[[int, Callable[[], float]], bool]
@@ -162,6 +163,7 @@ class FitnessEvaluator:
             verbose=False,
             inference_mode=user.inference_mode,
         )
+        loop._results = SettledResults(training=False)
         loop._max_batches = self._max_batches
         loop._last_val_dl_reload_epoch = math.inf  # never reload
         # A signal handler may write a checkpoint in mid-evaluation.

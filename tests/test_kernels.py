@@ -1,4 +1,4 @@
-"""The analysis computes float32 exactly, and leaves torch's settings as they were."""
+"""What is chosen for a while, and that torch's settings are then as they were."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.backends import cuda, cudnn, mkldnn
 
 from lightning_slimga import ChannelSurgery
+from lightning_slimga.kernels import untuned
 
 by_op = pytest.mark.skipif(
     not hasattr(cuda.matmul, "fp32_precision"), reason="torch has these settings from 2.9 on"
@@ -133,3 +134,16 @@ def test_settings_come_back_after_an_error(choose: Callable[[], None]) -> None:
     with pytest.raises(ValueError, match="broken"):
         ChannelSurgery(Broken(), torch.randn(3, 4))
     assert settings() == before
+
+
+@pytest.mark.parametrize("benchmark", [False, True])
+def test_kernels_are_not_tuned(benchmark: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cudnn, "benchmark", benchmark)
+
+    def fail() -> None:
+        assert not cudnn.benchmark
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"), untuned():
+        fail()
+    assert cudnn.benchmark == benchmark

@@ -1,9 +1,4 @@
-"""Float32 that is float32: no TensorFloat-32 and no bfloat16 inside of a contraction.
-
-A GPU may round the factors of a float32 product to 10 bits (convolutions do so by default). Two
-networks that compute the same then differ by a thousandth, in which a wrong cut could hide, and
-for which a right one would be taken for wrong.
-"""
+"""Which kernels torch chooses: exact ones for the analysis, no tuning for candidates."""
 
 from __future__ import annotations
 
@@ -19,9 +14,13 @@ _EXACT = ("none", "ieee")
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute float32 exactly for a while; every setting is restored on exit.
+    """No TensorFloat-32 and no bfloat16 inside of a contraction of float32, for a while.
 
-    Torch has two sets of these settings, older ones (``allow_tf32``,
+    A GPU may round the factors of a product to 10 bits (convolutions do so by default). Two
+    networks that compute the same then differ by a thousandth, in which a wrong cut could hide,
+    and for which a right one would be taken for wrong.
+
+    Every setting is restored on exit. Torch has two sets of them, older ones (``allow_tf32``,
     ``set_float32_matmul_precision``) and ones by backend and op (``fp32_precision``, torch 2.9),
     and refuses to read the older ones where the two say different things. So both are set, unless
     a user has parted them himself.
@@ -44,6 +43,20 @@ def exact_float32() -> Iterator[None]:
         for owner, precision in newer:
             if owner.fp32_precision != precision:
                 owner.fp32_precision = precision
+
+
+@contextmanager
+def untuned() -> Iterator[None]:
+    """No trials of cuDNN's kernels for a while: `Trainer(benchmark=True)` asks for some per shape.
+
+    They pay where shapes stay. Each candidate of a search has shapes of its own.
+    """
+    before = cudnn.benchmark
+    cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def _older() -> dict[str, Any]:
