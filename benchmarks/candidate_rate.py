@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from benchmarks.evaluation_cost import plain_way, pruning, quiet
+from benchmarks.evaluation_cost import plain_way, pruning, quiet, timed
 from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST
 
 BATCH, EVALUATIONS, REPEATS = 250, 96, 3
@@ -57,53 +58,50 @@ class OrdinaryFashionMNIST(FashionMNIST):
         return DataLoader(SingleImages(self), batch_size=self.eval_batch_size)
 
 
-def now(accelerator: str) -> float:
-    """Return the processor's seconds, or those on the clock when a GPU has done its work."""
-    if accelerator == "cpu":
-        return time.process_time()
+def gpu_clock() -> float:
+    """Return the seconds on the clock when the GPU has done its work."""
     torch.cuda.synchronize()
     return time.perf_counter()
+
+
+CLOCKS = {"cpu": time.process_time, "gpu": gpu_clock}
+"""What tells the seconds, by accelerator."""
 
 
 class Stopwatch(L.Callback):
     """Times the search; stands before the callback that does it."""
 
-    def __init__(self, accelerator: str) -> None:
-        self.accelerator = accelerator
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Start at the first batch after the dense epoch, where the search runs."""
         if trainer.current_epoch == 1:
-            self.started = now(self.accelerator)
+            self.started = self.clock()
 
     def on_surgery(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop, and end the fit."""
-        self.seconds = now(self.accelerator) - self.started
+        self.seconds = self.clock() - self.started
         trainer.should_stop = True
 
 
 def rates(data: FashionMNIST, accelerator: str) -> tuple[float, float]:
     """Return candidates a second, of a search and of the plain way."""
-    model, watch = FashionClassifier(), Stopwatch(accelerator)
+    clock = CLOCKS[accelerator]
+    model, watch = FashionClassifier(), Stopwatch(clock)
     plain = plain_way(model, data, accelerator=accelerator)
     prune = pruning(max_evaluations=EVALUATIONS, report=False)
-    fit = quiet(
-        max_epochs=2, limit_train_batches=200, callbacks=[watch, prune], accelerator=accelerator
-    )
+    fit = quiet(accelerator, max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
     fit.fit(model, data)
     plain()  # the first one warms up
-    seconds = []
-    for _ in range(REPEATS):
-        started = now(accelerator)
-        plain()
-        seconds.append(now(accelerator) - started)
-    return prune.history[-1]["evaluations"] / watch.seconds, 1 / statistics.median(seconds)
+    seconds = statistics.median(timed(plain, clock) for _ in range(REPEATS))
+    return prune.history[-1]["evaluations"] / watch.seconds, 1 / seconds
 
 
 def main() -> None:
     """Print both rates for both loaders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--accelerator", choices=list(CLOCKS), default="cpu")
     accelerator = parser.parse_args().accelerator
     kinds = {"batches out of a tensor": FashionMNIST, "single images": OrdinaryFashionMNIST}
     for batch in (BATCH,) if accelerator == "cpu" else (BATCH, 5000):

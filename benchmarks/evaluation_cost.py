@@ -35,16 +35,16 @@ from lightning_slimga.callbacks.survey import Survey
 BUDGET = 0.5
 
 
-def quiet(**arguments: Any) -> L.Trainer:
-    """Return a Trainer that says and keeps nothing, on the processor unless told otherwise."""
-    silent = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return L.Trainer(**{**silent, **arguments})
+def quiet(accelerator: str = "cpu", **arguments: Any) -> L.Trainer:
+    """Return a Trainer that says and keeps nothing."""
+    return L.Trainer(
+        accelerator=accelerator,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **arguments,
+    )
 
 
 def pruning(**arguments: Any) -> GeneticPruneCallback:
@@ -96,11 +96,11 @@ class Comparison(L.Callback):
         trainer.should_stop = True
 
 
-def timed(way: Callable[[], object]) -> float:
-    """Return the processor seconds that it takes."""
-    started = time.process_time()
+def timed(way: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    """Return the seconds that it takes, the processor's unless another clock is given."""
+    started = clock()
     way()
-    return time.process_time() - started
+    return clock() - started
 
 
 def _forward(
@@ -135,7 +135,7 @@ def plain_way(
     data: FashionMNIST,
     mask: Any = None,
     batches: int | None = None,
-    **arguments: Any,
+    accelerator: str = "cpu",
 ) -> Callable[[], None]:
     """Return what evaluates a candidate by masking a copy of a module and `trainer.validate`.
 
@@ -144,9 +144,9 @@ def plain_way(
         data: gives the validation images.
         mask: the candidate; None: a uniform one.
         batches: validation batches; None: all.
-        arguments: for the Trainer.
+        accelerator: of the Trainer.
     """
-    trainer = quiet(limit_val_batches=1.0 if batches is None else batches, **arguments)
+    trainer = quiet(accelerator, limit_val_batches=1.0 if batches is None else batches)
     model = FashionClassifier()
     model.load_state_dict(pl_module.state_dict())
     own = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))

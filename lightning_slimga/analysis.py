@@ -101,9 +101,9 @@ def running(
     """The state in which a network is traced and proved; everything is restored on exit.
 
     No gradients, no rounded float32, no fused transformer path and no compiled code (both hide
-    ops). In training mode
-    normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
-    Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
+    ops). In training mode normalisation layers stay in evaluation mode: same channels, but a batch
+    of one is enough. Torch's attention runs in a form in which its heads can be told apart, unless
+    ``as_it_is``.
 
     Args:
         model: the network.

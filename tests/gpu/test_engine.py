@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -15,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lightning_slimga import ChannelSurgery
 from lightning_slimga.kernels import exact_float32
 from lightning_slimga.latency import measure_latency
-from tests.networks.checks import everything_replayed
+from tests.networks.checks import everything_replayed, random_mask
 from tests.networks.random_networks import build, check
 from tests.networks.steps import SeededChoices
 
@@ -38,17 +36,6 @@ def network(name: str) -> nn.Module:
     return getattr(torchvision.models, name)(weights=None)
 
 
-def random_mask(surgery: ChannelSurgery, share: float = 0.5) -> Any:
-    mask = np.random.default_rng(0).random(surgery.num_channels) < share
-    for layer in surgery.layers:
-        mask[layer.slice.start] = True
-    return mask
-
-
-def frozen(surgery: ChannelSurgery) -> list[tuple[str, int, int, str]]:
-    return [tuple(one) for one in surgery.frozen]
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_cut_on_the_gpu_as_on_the_cpu(name: str) -> None:
     size = NETWORKS[name]
@@ -56,7 +43,7 @@ def test_a_network_is_cut_on_the_gpu_as_on_the_cpu(name: str) -> None:
     on_cpu = ChannelSurgery(network(name), x)
     model, y = network(name).cuda(), torch.randn(4, 3, size, size, device="cuda")
     surgery = ChannelSurgery(model, x.cuda())
-    assert frozen(surgery) == frozen(on_cpu)
+    assert surgery.frozen == on_cpu.frozen
     assert [(one.name, one.slice) for one in surgery.layers] == [
         (one.name, one.slice) for one in on_cpu.layers
     ]
@@ -141,7 +128,7 @@ def test_an_optimizer_on_the_gpu_goes_on() -> None:
         model(x).sum().backward()
         optimizer.step()
         surgery = ChannelSurgery(model, x)
-        surgery.apply(random_mask(surgery, 0.8), optimizers=[optimizer])
+        surgery.apply(random_mask(surgery, share=0.8), optimizers=[optimizer])
         model(x).sum().backward()
         optimizer.step()
         for parameter, state in optimizer.state.items():

@@ -5,20 +5,27 @@ A small network on a GPU waits for Python, and this walk takes as long as the ne
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _ResultCollection,
+    _ResultMetric,
+)
+
+
+class _SettledMetric(_ResultMetric):
+    """A logged metric that moves to a device only from another one."""
+
+    def to(self, *args: Any, **kwargs: Any) -> _ResultMetric:  # type: ignore[override]  # as there
+        value = vars(self).get("value")  # a tensor, or the user's Metric once it was logged
+        if value is not None and args == (value.device,):
+            return self
+        return super().to(*args, **kwargs)
 
 
 class SettledResults(_ResultCollection):
-    """Lightning's collection of logged metrics; each moves to a device only from another one."""
+    """Lightning's collection, which makes such metrics of its own."""
 
-    def __setitem__(self, key: str, result: Any) -> None:
-        result.to = partial(_moved, result, result.to)
+    def __setitem__(self, key: str, result: _ResultMetric) -> None:
+        result.__class__ = _SettledMetric
         super().__setitem__(key, result)
-
-
-def _moved(result: Any, move: Any, device: Any) -> Any:
-    value = vars(result).get("value")  # a tensor, or the user's Metric once it was logged
-    return result if value is not None and value.device == device else move(device)
