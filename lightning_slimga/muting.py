@@ -26,13 +26,11 @@ from lightning_slimga.graph.labels import LabelArray, Labels
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
+from lightning_slimga.regrouping import Lives, regrouped
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
 from lightning_slimga.survivors import Survivors
 from lightning_slimga.tensor_cut import TensorCut
-
-Lives = dict[int, Mask]
-"""Which indices of a tensor live, by dimension; without the dimensions of which all do."""
 
 
 class Muting(TorchDispatchMode):
@@ -165,10 +163,10 @@ class Muting(TorchDispatchMode):
         It is where a channel that goes has the same place in two of the tensors, or whole groups go
         from all of them, and where the op takes the smaller sizes.
         """
-        regrouped = _regrouped(func, args, [*lives, result])
-        if len(result) > 1 or regrouped is None:
+        taking = regrouped(func, args, [*lives, result])
+        if len(result) > 1 or taking is None:
             return None
-        taken = tuple(_each(regrouped, lambda i, t: self._taken(t, lives[i])))
+        taken = tuple(_each(taking, lambda i, t: self._taken(t, lives[i])))
         try:
             out = self._sharing.run(record.place, func, taken, kwargs)
         except RuntimeError:
@@ -236,23 +234,6 @@ def _taken(tensor: Tensor, lives: Lives) -> Tensor:
     return tensor
 
 
-def _regrouped(func: Any, args: Sequence[Any], lives: Sequence[Lives]) -> Sequence[Any] | None:
-    """Arguments with the number of groups that live; None where parts of groups do."""
-    where = _position(func, "groups")
-    some = [live for dims in lives for live in dims.values()]
-    if where is None or where >= len(args) or args[where] == 1:
-        places = [live.tobytes() for live in some]
-        return None if any(places.count(place) < 2 for place in places) else args
-    number = args[where]
-    if any(len(live) % number for live in some):
-        return None
-    groups = [live.reshape(number, -1) for live in some]
-    left: Mask = np.any(groups[0], axis=1)
-    if not all((group == left.reshape(-1, 1)).all() for group in groups):
-        return None
-    return [*args[:where], int(left.sum()), *args[where + 1 :]]
-
-
 def _order(whole: Tensor, view: Tensor) -> list[int] | None:
     """Which dimension of a tensor each dimension of a view of it is; None where it shows others."""
     places = list(zip(whole.stride(), whole.shape, strict=True))
@@ -275,9 +256,3 @@ def _keeps(kept: Mapping[int, Tensor], lives: Lives) -> bool:
 def _is_view(func: Any) -> bool:
     infos = [argument.alias_info for argument in func._schema.arguments]
     return any(info is not None and not info.is_write for info in infos)
-
-
-@cache
-def _position(func: Any, name: str) -> int | None:
-    names = [argument.name for argument in func._schema.arguments]
-    return names.index(name) if name in names else None

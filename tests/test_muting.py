@@ -15,6 +15,7 @@ from lightning_slimga.analysis import running
 from lightning_slimga.graph import tracer
 from lightning_slimga.graph.op import Op
 from lightning_slimga.muting import Muting
+from lightning_slimga.regrouping import regrouped
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.surgery import ChannelSurgery
 from lightning_slimga.survivors import Survivors
@@ -47,6 +48,13 @@ NETWORKS = {
         nn.Sequential(
             conv(3, 16), nn.BatchNorm2d(16), nn.Sigmoid(), conv(16, 16, groups=16), nn.ELU(),
             conv(16, 24, groups=4), nn.Softplus(), nn.ConvTranspose2d(24, 8, 2), conv(8, 2),
+        ),
+        torch.rand(1, 3, 6, 6),
+    ),
+    "the same positions of every group": (
+        nn.Sequential(
+            conv(3, 24), nn.Sigmoid(), conv(24, 36, groups=2), nn.ELU(), conv(36, 12, groups=3),
+            nn.ConvTranspose2d(12, 16, 2, groups=2), nn.Tanh(), conv(16, 2),
         ),
         torch.rand(1, 3, 6, 6),
     ),
@@ -211,7 +219,7 @@ def test_groups_that_go_as_a_whole_are_left_out(
     inputs, outputs = np.ones(8, dtype=bool), np.ones(12, dtype=bool)
     inputs[gone_in], outputs[gone_out] = False, False
     args = (x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], groups)
-    found = module._regrouped(CONVOLUTION, args, [{1: inputs}, {0: outputs}, {1: outputs}])
+    found = regrouped(CONVOLUTION, args, [{1: inputs}, {0: outputs}, {1: outputs}])
     if left is None:
         assert found is None
     else:
@@ -220,3 +228,50 @@ def test_groups_that_go_as_a_whole_are_left_out(
         assert found[-1] == left
         small = CONVOLUTION(x[:, inputs], weight[outputs], *found[2:])
         assert torch.allclose(small, CONVOLUTION(*args)[:, outputs], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gone_in", "gone_window", "gone_out", "found"),
+    [
+        ([0, 4], [0], [1, 2, 7, 8], True),
+        ([0, 4], [0], [], True),
+        ([], [], [5, 11], True),
+        ([0, 5], [0], [1, 7], False),  # the groups lose others
+        ([0, 4], [1], [1, 7], False),  # the weight reads others
+        ([0, 4], [], [1, 7], False),  # the weight reads what goes
+        ([0, 4], [0], [1, 8], False),  # the groups make others
+        ([0, 1, 2, 3], [], [0, 1, 2, 3, 4, 5], False),  # a whole group goes, one is left
+    ],
+)
+def test_groups_that_lose_the_same_positions_stay(
+    gone_in: list[int], gone_window: list[int], gone_out: list[int], found: bool
+) -> None:
+    x, weight = torch.rand(1, 8, 5, 5), torch.rand(12, 4, 3, 3)
+    live = [np.ones(size, dtype=bool) for size in (8, 4, 12)]
+    for mask, gone in zip(live, (gone_in, gone_window, gone_out), strict=True):
+        mask[gone] = False
+    inputs, window, outputs = live
+    lives = [{1: inputs}, {0: outputs, 1: window}, {1: outputs}]
+    lives = [{d: mask for d, mask in dims.items() if not mask.all()} for dims in lives]
+    args = (x, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 2)
+    taking = regrouped(CONVOLUTION, args, lives)
+    assert (taking is args) == found
+    if found:
+        small = CONVOLUTION(x[:, inputs], weight[outputs][:, window], *args[2:])
+        zeroed = x * torch.from_numpy(inputs)[:, None, None]
+        assert torch.allclose(small, CONVOLUTION(zeroed, *args[1:])[:, outputs], atol=1e-6)
+
+
+def test_what_the_groups_keep_is_contracted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shrunk network takes over what the masked one has contracted, groups or not."""
+    model = nn.Sequential(conv(3, 64), conv(64, 96, groups=2), conv(96, 4))
+    surgery, met = ChannelSurgery(model, torch.rand(1, 3, 64, 64)), []
+    alike = Sharing.alike
+
+    def watched(self: Sharing, *args: Any) -> bool:
+        met.append(alike(self, *args))
+        return met[-1]
+
+    monkeypatch.setattr(Sharing, "alike", watched)
+    surgery.apply(random_mask(surgery))
+    assert met == [True] * 2  # the first one reads little
