@@ -18,6 +18,7 @@ Labels = list[DimLabels]
 
 NOTHING = -1
 
+_FEW = 4096
 _ALIVE = np.iinfo(np.int64).max  # stands for "frozen for no reason"
 
 
@@ -26,6 +27,11 @@ def _own_parents(capacity: int) -> LabelArray:
     parents = np.arange(capacity, dtype=np.int64)
     parents[NOTHING] = NOTHING
     return parents
+
+
+def _equal(a: LabelArray, b: LabelArray) -> bool:
+    """Whether both hold the same; of few numbers, as most tensors have, bytes tell it quicker."""
+    return a.tobytes() == b.tobytes() if len(a) < _FEW else bool((a == b).all())
 
 
 class LabelStore:
@@ -63,9 +69,9 @@ class LabelStore:
         """Representative of each label's class; ``NOTHING`` stays ``NOTHING``."""
         roots: LabelArray = self._parent[labels]
         above = self._parent[roots]
-        if (above == roots).all():
+        if _equal(above, roots):
             return roots
-        while not (above == roots).all():
+        while not _equal(above, roots):
             roots, above = above, self._parent[above]
         self._parent[labels] = roots
         return roots
@@ -82,7 +88,7 @@ class LabelStore:
             return
         self._tied[id(a), id(b)] = a, b  # held, so that their numbers stay theirs
         a, b = self.find(a), self.find(b)
-        if not (a != b).any():
+        if _equal(a, b):
             return
         low, high = np.minimum(a, b), np.maximum(a, b)
         if low.min() < 0:
@@ -91,7 +97,7 @@ class LabelStore:
             low, high = low[met], high[met]
         reasons = self._reason[low], self._reason[high]
         self._hook(low, high)
-        if (reasons[0] != reasons[1]).any():
+        if not _equal(*reasons):
             roots = self.find(low)
             for some in reasons:
                 np.minimum.at(self._reason, roots, some)
