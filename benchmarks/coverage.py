@@ -27,7 +27,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and inherited by the forks
+# Before torch is imported, and inherited by the forks: one thread, and memory by the two megabytes
+# for both tools, because on some machines fresh pages cost more than what is computed in them.
+os.environ |= {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 from benchmarks import coverage_table, coverage_work, zoo
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from typing import Any
 
@@ -23,9 +23,11 @@ from torch.utils.flop_counter import flop_registry
 
 from lightning_slimga.graph.channel_graph import Bits, ChannelGraph
 from lightning_slimga.graph.labels import LabelArray, Labels
+from lightning_slimga.graph.registry import pools
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
+from lightning_slimga.pooling import pooled_apart
 from lightning_slimga.regrouping import Lives, regrouped
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
@@ -85,7 +87,8 @@ class Muting(TorchDispatchMode):
         tensors = tensors_in(args)
         raw = [self._is_raw(t) for t in tensors]
         if not any(raw):
-            return func(*args, **kwargs)
+            out = self._pooled(func, args, kwargs, record)
+            return func(*args, **kwargs) if out is None else out
         if record is None or len(tensors) != len(record.inputs) or func._schema.is_mutable:
             self._failed = True
             return func(*args, **kwargs)
@@ -125,6 +128,19 @@ class Muting(TorchDispatchMode):
                 view = func(*_each(args, lambda _, t: small), **kwargs)
                 self._small[out] = view, {order.index(d): indices for d, indices in kept.items()}
         return out
+
+    def _pooled(
+        self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord | None
+    ) -> Any:
+        """The result of a pooling, of what lives as the shrunk network has it; None if not easy."""
+        if record is None or not pools(record.name) or kwargs or len(record.inputs) != 1:
+            return None
+        lives = self._lives(record.inputs[0])
+        if len(lives) != 1:
+            return None
+        ((dim, live),) = lives.items()
+        run = partial(self._sharing.run, record.place, kwargs={})
+        return pooled_apart(run, func, args, dim, live)
 
     def _contracted(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, raw: list[bool]

@@ -9,10 +9,10 @@ Rule = Callable[..., Any]
 """``rule(op, *arguments in schema order) -> labels of the output(s)``; see :func:`rule`."""
 
 _RULES: dict[str, Rule] = {}
-_REREADING: set[str] = set()
+_POOLING: set[str] = set()
 
 
-def rule(*names: str, rereads: bool = False) -> Callable[[Rule], Rule]:
+def rule(*names: str, pools: bool = False) -> Callable[[Rule], Rule]:
     """Register how labels flow through an op.
 
     The decorated function receives an :class:`~lightning_slimga.graph.tracer.Op` and then every
@@ -23,8 +23,9 @@ def rule(*names: str, rereads: bool = False) -> Callable[[Rule], Rule]:
 
     Args:
         *names: qualified op names, ``"aten::convolution"`` or ``"mylib::myop"`` (without overload).
-        rereads: whether the op reads its numbers many times, so that a copy of its results is
-            quicker than computing them again. Contractions need not say so.
+        pools: whether the op pools windows of the dimensions behind the channels: each channel
+            by itself, and of a constant it makes that constant times what it makes of ones.
+            A copy of what it returns is then quicker than computing it again.
 
     Raises:
         ValueError: when a name has a rule already.
@@ -40,8 +41,8 @@ def rule(*names: str, rereads: bool = False) -> Callable[[Rule], Rule]:
             if name in _RULES:
                 raise ValueError(f"op {name} has a rule already: {_RULES[name].__qualname__}")
             _RULES[name] = function
-        if rereads:
-            _REREADING.update(names)
+        if pools:
+            _POOLING.update(names)
         return function
 
     return register
@@ -50,12 +51,12 @@ def rule(*names: str, rereads: bool = False) -> Callable[[Rule], Rule]:
 def unregister(name: str) -> None:
     """Remove a rule, so that the op freezes what it meets (for tests and experiments)."""
     del _RULES[name]
-    _REREADING.discard(name)
+    _POOLING.discard(name)
 
 
-def rereads(name: str) -> bool:
-    """Whether an op reads its numbers many times (besides contractions, which all do)."""
-    return name in _REREADING
+def pools(name: str) -> bool:
+    """Whether an op pools, by the word of its rule."""
+    return name in _POOLING
 
 
 def find_rule(name: str) -> Rule | None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from lightning_slimga.graph.registry import rereads
+from lightning_slimga.graph.registry import pools
 from lightning_slimga.graph.trace import Place, described, tensors_in
 
 _HEAVY = 2**15  # numbers among the arguments from which remembering is quicker than computing
@@ -46,7 +46,7 @@ class Replay:
             args: its positional arguments.
             kwargs: its keyword arguments.
         """
-        heavy = func.overloadpacket in flop_registry or rereads(func._schema.name)
+        heavy = func.overloadpacket in flop_registry or pools(func._schema.name)
         if not heavy or kwargs or sum(t.numel() for t in tensors_in(args)) < _HEAVY:
             return func(*args, **kwargs)
         if self.second:

@@ -40,7 +40,7 @@ _INTERPOLATION = [
 
 
 @rule(*_PADDING, *_INTERPOLATION)
-@rule(*_POOLING, rereads=True)
+@rule(*_POOLING, pools=True)
 def spatial(op: Op, x: Tensor, *rest: Any) -> tuple[Labels, ...]:
     """(N, C, *S) or (C, *S) -> the same with other positions; max-pooling adds the indices."""
     count = int(next(c for c in reversed(op.name.replace("_aa", "")) if c.isdigit()))

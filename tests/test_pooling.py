@@ -1,0 +1,146 @@
+"""Pooling what lives apart must give what pooling everything gives, to the last bit of the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lightning_slimga.analysis import running
+from lightning_slimga.graph.registry import pools
+from lightning_slimga.pooling import pooled_apart
+from lightning_slimga.sharing import Sharing
+from lightning_slimga.surgery import ChannelSurgery
+from tests.networks.checks import random_mask, randomise, relative_error
+
+POOLING = [
+    nn.MaxPool1d(3, 2, 1),
+    nn.MaxPool2d(3, 1, 1),
+    nn.MaxPool2d(2, dilation=2),
+    nn.MaxPool2d(3, 2, ceil_mode=True, return_indices=True),
+    nn.MaxPool3d(3, 1, 1),
+    nn.AvgPool1d(3, 1, 1),
+    nn.AvgPool2d(3, 2, 1),
+    nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+    nn.AvgPool2d(2, ceil_mode=True, divisor_override=3),
+    nn.AvgPool3d(2, padding=1),
+    nn.AdaptiveAvgPool2d((3, 2)),
+    nn.AdaptiveAvgPool3d(2),
+    nn.AdaptiveMaxPool2d(3, return_indices=True),
+    nn.AdaptiveMaxPool3d(2),
+]
+
+
+class Caught(TorchDispatchMode):
+    """Remembers the pooling ops of a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ops: list[tuple[Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if pools(func._schema.name):
+            self.ops.append((func, args, out))
+        return out
+
+
+def example(pooling: nn.Module, *sizes: int) -> Tensor:
+    """Channels 1, 3 and 6 are constant."""
+    space = int(next(c for c in type(pooling).__name__ if c.isdigit()))
+    x = torch.randn(*sizes, 8, *[9] * space, dtype=torch.float64)
+    for channel, value in ((1, 0.0), (3, 1.7), (6, -2.3)):
+        x.select(len(sizes), channel).fill_(value)
+    return x
+
+
+LIVE = np.array([c not in (1, 3, 6) for c in range(8)])
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (3,)], ids=["no batch", "one", "three"])
+@pytest.mark.parametrize("pooling", POOLING, ids=str)
+def test_pooled_apart_is_pooled(pooling: nn.Module, sizes: tuple[int, ...]) -> None:
+    with Caught() as caught:
+        pooling(example(pooling, *sizes))
+    for func, args, wanted in caught.ops:
+        dim, seen = list(args[0].shape).index(len(LIVE)), []
+
+        def run(func: Any, args: Any, seen: list[Tensor] = seen) -> Any:
+            seen.append(args[0])
+            return func(*args)
+
+        found = pooled_apart(run, func, args, dim, LIVE)
+        assert [t.shape[dim] for t in seen] == [LIVE.sum()]
+        for a, b in zip(tree_leaves(found), tree_leaves(wanted), strict=True):
+            assert a.dtype == b.dtype
+            torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
+    assert caught.ops
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_channel_that_is_not_constant_is_said(value: float) -> None:
+    pooling = nn.MaxPool2d(3)
+    x = example(pooling, 1)
+    x[0, 3, 4, 4] = value
+    with Caught() as caught:
+        pooling(x)
+    ((func, args, _),) = caught.ops
+    assert pooled_apart(lambda func, args: func(*args), func, args, 1, LIVE) is None
+
+
+class Positions(nn.Module):
+    """What it adds before it pools differs from place to place, in every channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 4, 1)
+        self.register_buffer("positions", torch.randn(1, 1, 64, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.max_pool2d(self.first(x) + self.positions, 3, 1, 1)
+        return self.second(y)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.BatchNorm2d(32),
+        nn.Sigmoid(),
+        nn.MaxPool2d(3, 1, 1),
+        nn.AvgPool2d(3, 2, 1),
+        nn.Conv2d(32, 4, 1),
+    )
+
+
+@pytest.mark.parametrize(("make", "shared", "times"), [(plain, True, 2), (Positions, False, 1)])
+def test_both_networks_pool_once(
+    make: Any, shared: bool, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where that is not to be had, the outcome is the same."""
+    model = make().double()
+    randomise(model)
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    keep, met, alike = random_mask(surgery), [], Sharing.alike
+
+    def watched(self: Sharing, *args: Any) -> bool:
+        met.append(alike(self, *args))
+        return met[-1]
+
+    monkeypatch.setattr(Sharing, "alike", watched)
+    with running(model), surgery.masked(keep):
+        wanted = model(x)
+    with running(model), Caught() as whole:
+        model(x)
+    with Caught() as caught:
+        surgery.apply(keep)
+    with running(model):
+        assert relative_error(wanted, model(x)) < 1e-12
+    sizes = [tuple(args[0].shape) for _, args, _ in caught.ops]
+    assert (tuple(whole.ops[0][1][0].shape) in sizes) != shared
+    assert met == [True] * times
