@@ -31,7 +31,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from benchmarks.evaluation_cost import plain_way, pruning, quiet, timed
 from examples.fashion_mnist import MEAN, STD, FashionClassifier, FashionMNIST
 
-BATCH, EVALUATIONS, REPEATS = 250, 96, 3
+BATCH, EVALUATIONS, REPEATS = 250, 216, 5
 
 
 class SingleImages(Dataset):

@@ -117,7 +117,8 @@ def examples_of(
         kinds.setdefault(_kind(call), call)
     few = [narrowed(call, samples) for call in kinds.values()]
     try:
-        with preserved(model), torch.no_grad():
+        eager = torch.compiler.set_stance("force_eager")  # nothing is compiled for a try
+        with eager, preserved(model), torch.no_grad():
             model.train(training)
             for call, _ in few:
                 call.run(model)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 _CONTAINERS = (list, dict, set)
 _PLAIN = {bool, int, float, str, tuple, type(None)}
+_COMPARABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool}
 
 
 class ModelState:
@@ -40,9 +41,10 @@ class ModelState:
             try:
                 yield
             finally:
+                for snapshot in self._snapshots:
+                    snapshot.restore()
                 with torch.no_grad():
-                    for snapshot in self._snapshots:
-                        snapshot.restore()
+                    _restore([pair for s in self._snapshots for pair in s.tensors])
 
 
 @contextmanager
@@ -120,9 +122,6 @@ class _Snapshot:
         self.gradients = [(p, p.grad) for p in parameters if p is not None]
 
     def restore(self) -> None:
-        for tensor, content in self.tensors:
-            if not _same(tensor, content):
-                tensor.copy_(content)
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for container, items in self.containers:
@@ -143,10 +142,32 @@ def _refill(container: Any, content: Any) -> None:
         container.update(content)
 
 
-def _same(tensor: Tensor, content: Tensor) -> bool:
-    if tensor.shape != content.shape:
+def _restore(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors back their former content; what has not changed is not written into."""
+    whole = [(tensor, content) for tensor, content in pairs if tensor.shape == content.shape]
+    for (tensor, content), changed in zip(whole, _changed(whole), strict=True):
+        if changed:
+            tensor.copy_(content)
+    if len(whole) != len(pairs):
         raise RuntimeError("a tensor held by the module was resized in place by its forward")
-    return torch.equal(tensor, content)
+
+
+def _changed(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Which tensors are not as their copies; a GPU is waited for once, not for every tensor."""
+    answers = [_differs(tensor, content) for tensor, content in pairs]
+    distant = [answer for answer in answers if isinstance(answer, Tensor)]
+    together = (
+        torch.stack([a.to(distant[0].device) for a in distant]) if distant else torch.empty(0)
+    )
+    known = iter(together.tolist())
+    return [next(known) if isinstance(answer, Tensor) else answer for answer in answers]
+
+
+def _differs(tensor: Tensor, content: Tensor) -> bool | Tensor:
+    """Whether two tensors differ: of a GPU's what it will say, a tensor without dimensions."""
+    if tensor.is_cuda and tensor.dtype in _COMPARABLE:
+        return (tensor != content).any()
+    return not torch.equal(tensor, content)
 
 
 def _is_constant(data: Tensor) -> bool:

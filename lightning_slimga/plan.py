@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lightning_slimga.attention import settle_attention
 from lightning_slimga.graph.slots import modules_of, tensor_at
 from lightning_slimga.optimizer_state import check_optimizers, replace_in_optimizers
-from lightning_slimga.tensor_cut import TensorCut
+from lightning_slimga.tensor_cut import TensorCut, on_device
 from lightning_slimga.transaction import Transaction
 
 _FORMAT = 1
@@ -87,13 +87,13 @@ class PruningPlan:
     def pieces(self, model: nn.Module) -> dict[str, Tensor]:
         """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
         modules = modules_of(model)
+        found = {name: tensor_at(modules, cut.places[0]) for name, cut in self.tensors.items()}
+        whole = {name: tensor for name, tensor in found.items() if tensor is not None}
+        device = next((tensor.device for tensor in whole.values()), torch.device("cpu"))
         # What is made in inference mode could never train again.
         with torch.inference_mode(False), torch.no_grad():
-            return {
-                name: cut.take(tensor.detach())
-                for name, cut in self.tensors.items()
-                if (tensor := tensor_at(modules, cut.places[0])) is not None
-            }
+            cuts = on_device(self.tensors, device)
+            return {name: cuts[name].take(tensor.detach()) for name, tensor in whole.items()}
 
     def cut(
         self,

@@ -8,7 +8,7 @@ accuracy after fine-tuning 0.8 with, -0.05 without).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -34,49 +34,77 @@ def recalibrate(model: nn.Module, calls: Sequence[Call], average: Average | None
         average: averages the statistics over the processes that train the network together, each
             of which makes the calls for its own batches.
     """
-    layers = _tracking_layers(model)
+    layers = [_Averaging(layer) for layer in _tracking_layers(model)]
     if not layers or not (calls or average):
         return
     flags = [(module, module.training) for module in model.modules()]
-    momenta = [(layer, layer.momentum) for layer in layers]
-    former = [(layer, layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
     try:
         for module, _ in flags:
             module.training = False
-        for layer in layers:
-            layer.training = True
-            if _counts(layer):
-                layer.reset_running_stats()
-                layer.momentum = None  # cumulative average (nn.BatchNorm2d)
-        with torch.no_grad():
-            _run(model, calls, [layer for layer in layers if not _counts(layer)])
-            reached = [
-                int(layer.num_batches_tracked) if _counts(layer) else len(calls) for layer in layers
-            ]
-            for (layer, mean, variance), times in zip(former, reached, strict=True):
-                if not times:
-                    layer.running_mean.copy_(mean)
-                    layer.running_var.copy_(variance)
+        # Compiled code would compile anew for every candidate, and does not see hooks.
+        with ExitStack() as stack, torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            for layer in layers:
+                stack.enter_context(layer.running())
+            for call in calls:
+                call.run(model)
     finally:
         for module, training in flags:
             module.training = training
-        for layer, momentum in momenta:
-            layer.momentum = momentum
     if average is not None:
-        statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
-        average(statistics, [times for times in reached for _ in range(2)])
+        statistics = [statistic for layer in layers for statistic in layer.statistics]
+        average(statistics, [layer.times for layer in layers for _ in layer.statistics])
 
 
-def _run(model: nn.Module, calls: Sequence[Call], others: list[Any]) -> None:
-    """Make the calls; layers that know no cumulative average (InstanceNorm) get its weights."""
-    for done, call in enumerate(calls):
-        for layer in others:
-            layer.momentum = 1 / (done + 1)
-        call.run(model)
+class _Averaging:
+    """A layer whose running statistics become the mean over its calls.
+
+    Batch norm can average cumulatively by itself (``momentum=None``), but then a GPU is waited for
+    at each call: how many there were is a tensor. So they are counted here; only where a layer's
+    ``forward`` is called past its hooks it does so by itself.
+
+    Args:
+        layer: has running statistics and a momentum.
+
+    Attributes:
+        times: calls so far.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self.times = 0
+        self._layer = layer
+
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """The running mean and variance."""
+        return self._layer.running_mean, self._layer.running_var
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Take the statistics of the calls; those of a layer that gets none are as before."""
+        layer, momentum = self._layer, self._layer.momentum
+        former = [statistic.clone() for statistic in self.statistics]
+        hook = layer.register_forward_pre_hook(self._count)
+        try:
+            layer.training = True
+            layer.reset_running_stats()
+            layer.momentum = None if _counts(layer) else 1.0
+            yield
+        finally:
+            hook.remove()
+            layer.momentum = momentum
+            if not self.times and _counts(layer):
+                self.times = int(layer.num_batches_tracked)
+            for statistic, content in zip(self.statistics, former, strict=True):
+                if not self.times:
+                    statistic.copy_(content)
+
+    def _count(self, layer: Any, _: Any) -> None:
+        self.times += 1
+        layer.momentum = 1 / self.times
 
 
 def _counts(layer: Any) -> bool:
-    """Whether the layer averages cumulatively by itself, for which it counts batches."""
+    """Whether the layer can average cumulatively by itself, for which it counts batches."""
     return isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None
 
 

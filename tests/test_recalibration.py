@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_slimga.calls import Call
+from lightning_slimga.calls import Call, examples_of
 from lightning_slimga.recalibration import recalibrate, recalibrated
 
 
@@ -115,3 +116,87 @@ def test_recalibrated_restores_every_buffer(error: Any) -> None:
         pass
     for name, buffer in net.named_buffers():
         assert torch.equal(buffer, before[name]), name
+
+
+class Twice(nn.Module):
+    """Calls its norms twice; one of them past its hooks, where `direct`."""
+
+    def __init__(self, norm: nn.Module, *, direct: bool = False) -> None:
+        super().__init__()
+        self.norm, self.direct = norm, direct
+
+    def forward(self, x: Tensor) -> Tensor:
+        call = self.norm.forward if self.direct else self.norm
+        return call(x) + call(3 * x + 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "direct"),
+    [(nn.BatchNorm2d, False), (nn.BatchNorm2d, True), (nn.InstanceNorm2d, False)],
+)
+def test_a_layer_that_is_called_twice_averages_over_all_calls(kind: Any, direct: bool) -> None:
+    net, batches = Twice(kind(3, track_running_stats=True), direct=direct), inputs()
+    net.norm.running_mean.fill_(float("nan"))
+    recalibrate(net, calls(batches))
+    mean = torch.stack([channels(y).mean(1) for x in batches for y in (x, 3 * x + 1)]).mean(0)
+    torch.testing.assert_close(net.norm.running_mean, mean)
+
+
+def test_an_instance_norm_that_no_call_reaches_keeps_its_statistics() -> None:
+    net = Net()
+    net.unused = nn.InstanceNorm2d(3, track_running_stats=True)
+    net.unused.running_mean.fill_(5.0)
+    recalibrate(net, calls(inputs()))
+    assert net.unused.running_mean.tolist() == [5.0] * 3
+    assert net.unused.running_var.tolist() == [1.0] * 3
+
+
+def test_nothing_is_left_after_an_exception() -> None:
+    net = Net()
+    with pytest.raises(RuntimeError):
+        recalibrate(
+            net, [Call("", (torch.randn(4, 3, 5, 5),)), Call("", (torch.randn(4, 2, 5, 5),))]
+        )
+    assert all(module.training for module in net.modules())
+    assert (net.batch.momentum, net.instance.momentum, net.unused.momentum) == (0.2, 0.3, 0.1)
+    assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+class Ops(TorchDispatchMode):
+    """Counts ops."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_not_waited_for() -> None:
+    """Each number that Python asks of a tensor would hold it up."""
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True))
+    with Ops() as ops:
+        recalibrate(net, calls(inputs()))
+    assert "aten::native_batch_norm" in ops.names
+    assert not {"aten::_local_scalar_dense", "aten::equal", "aten::item"} & set(ops.names)
+
+
+def test_compiled_code_is_not_compiled_anew() -> None:
+    torch.compiler.reset()  # what other tests have compiled counts toward a limit
+    graphs = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())
+    compiled = nn.Sequential(torch.compile(net, backend=backend))
+    for size in (4, 5, 6):
+        recalibrate(compiled, calls([torch.randn(size, 3, 2, 2) + 1]))
+        examples_of(compiled, calls([torch.randn(size, 3, 2, 2)]), 2, training=True)
+    assert not graphs
+    assert net[0].running_mean.mean() > 0.3
+    compiled(torch.randn(4, 3, 2, 2))
+    assert graphs
