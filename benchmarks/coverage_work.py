@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,12 +18,21 @@ from lightning_slimga.surgery import ChannelSurgery
 from tests.networks.checks import random_mask, randomise, relative_error, tensors
 
 LARGE = 100_000_000  # parameters from which values are compared in single precision
+RUNS, SHORT = 3, 10.0  # runs of which the quickest counts, and seconds above which one is enough
 
 
 def slimga(family: str, name: str) -> dict[str, Any]:
     """Time analysis and surgery as a user has them; then prove them right in double precision."""
-    speed = _speed(zoo.make(family, name))
+    speed = _quickest(lambda: _speed(zoo.make(family, name)))
     return speed | _exactness(zoo.make(family, name))
+
+
+def _quickest(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The quickest of a few runs, since whatever disturbs one adds to it; memory of the first."""
+    runs = [measured()]
+    while len(runs) < RUNS and runs[0]["seconds"] < SHORT:
+        runs.append(measured())
+    return min(runs, key=lambda run: run["seconds"]) | {"memory": runs[0]["memory"]}
 
 
 def _speed(entry: Entry) -> dict[str, Any]:
@@ -39,7 +48,7 @@ def _speed(entry: Entry) -> dict[str, Any]:
     surgery.apply(keep)
     apply = time.process_time() - started
     found = {"analysis": analysis, "apply": apply, "memory": memory}
-    return found | {"layers_single": len(surgery.layers)}
+    return found | {"seconds": analysis + apply, "layers_single": len(surgery.layers)}
 
 
 def _exactness(entry: Entry) -> dict[str, Any]:
@@ -102,9 +111,12 @@ def _train(entry: Entry) -> None:
 
 def torch_pruning(family: str, name: str) -> dict[str, Any]:
     """Torch-Pruning's own dependency graph and its pruning of half of all channels."""
+    return _quickest(lambda: _pruned(zoo.make(family, name)))
+
+
+def _pruned(entry: Entry) -> dict[str, Any]:
     import torch_pruning as peer
 
-    entry = zoo.make(family, name)
     model, (x,) = entry.model.eval(), entry.inputs
     params = _count(model)
     with torch.no_grad():
