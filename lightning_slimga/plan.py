@@ -101,6 +101,8 @@ class PruningPlan:
         transaction: Transaction,
         optimizers: list[torch.optim.Optimizer] | None = None,
         pieces: Mapping[str, Tensor] | None = None,
+        *,
+        gradients: bool = True,
     ) -> None:
         """Make the changes under a transaction of the caller's (see :meth:`apply`).
 
@@ -109,6 +111,7 @@ class PruningPlan:
             transaction: undoes all of it.
             optimizers: optimizers whose state is cut along.
             pieces: the :meth:`pieces` of this model, where they have been made; it gets them.
+            gradients: cut them along; otherwise small parameters have none.
         """
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
         modules = modules_of(model)
@@ -116,6 +119,9 @@ class PruningPlan:
         with torch.inference_mode(False), torch.no_grad():
             for name, cut in self.tensors.items():
                 _put(modules, cut, pieces[name], transaction, replaced)
+            for old, (new, cut) in replaced.items() if gradients else ():
+                if old.grad is not None:
+                    new.grad = cut.take(old.grad)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
             settle_attention(modules, places, transaction)
             for module_name, name, _, value in self.attributes:
@@ -247,7 +253,7 @@ def _put(
     old = tensor_at(modules, cut.places[0])
     assert old is not None
     if isinstance(old, nn.Parameter):
-        new = _parameter_like(old, new, cut)
+        new = _parameter_like(old, new)
         replaced[old] = (new, cut)
     for place, name in cut.places:
         module = modules[place]
@@ -255,12 +261,10 @@ def _put(
         transaction.set_item(registry, name, new)
 
 
-def _parameter_like(old: nn.Parameter, new: Tensor, cut: TensorCut) -> nn.Parameter:
-    """A parameter for the kept part, with the old one's gradient and Python attributes."""
+def _parameter_like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
+    """A parameter for the kept part, with the old one's Python attributes."""
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)
     parameter.__dict__.update(old.__dict__)
-    if old.grad is not None:
-        parameter.grad = cut.take(old.grad)
     return parameter
 
 

@@ -80,13 +80,15 @@ def swapped_in(
 ) -> Iterator[None]:
     """Cut ``model`` for the duration of the block; the same tensor objects come back.
 
+    Meanwhile small parameters have no gradients, which nobody asks for.
+
     Args:
         plan: what is kept.
         model: the full-size model.
         pieces: the plan's pieces of this model, where they have been made.
     """
     with Transaction() as transaction:
-        plan.cut(model, transaction, pieces=pieces)
+        plan.cut(model, transaction, pieces=pieces, gradients=False)
         try:
             yield
         finally:

@@ -170,7 +170,10 @@ class ChannelSurgery:
 
     @contextmanager
     def shrunk(self, keep: Any) -> Iterator[None]:
-        """Make the model really small inside the block; the same tensors come back after it."""
+        """Make the model really small inside the block; the same tensors come back after it.
+
+        Inside, what was cut has no gradient, whatever the full-size parameter has.
+        """
         plan = plan_cut(self._graph, self._slots, self._checked(keep))
         plan.check(self.model)
         with swapped_in(plan, self.model):

@@ -81,6 +81,18 @@ def test_shrunk_is_really_small_and_masked_really_zero() -> None:
         assert (model[1].bias[~keep[:6]] == 0).all()
 
 
+def test_gradients_are_not_cut_for_a_while() -> None:
+    """At the start of a training step they are there; a candidate has no use for them."""
+    model, surgery, keep, x = ready()
+    model(x).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    with surgery.shrunk(keep):
+        assert model[0].weight.grad is None
+        model(x).sum().backward()
+        assert model[0].weight.grad.shape == model[0].weight.shape
+    assert all(p.grad is g for p, g in zip(model.parameters(), gradients, strict=True))
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64]
 )
