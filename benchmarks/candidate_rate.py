@@ -1,7 +1,8 @@
 """How many candidates a second a whole search goes through, beside the plain way.
 
     python -m benchmarks.candidate_rate                      # a few minutes
-    python -m benchmarks.candidate_rate --accelerator gpu    # one
+    python -m benchmarks.candidate_rate --round-to 8         # widths that suit the processor
+    python -m benchmarks.candidate_rate --accelerator gpu    # one minute
 
 On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
 and the callback's defaults (racing, recalibration, memo). A search is everything from the dense
@@ -85,12 +86,12 @@ class Stopwatch(L.Callback):
         trainer.should_stop = True
 
 
-def rates(data: FashionMNIST, accelerator: str) -> tuple[float, float]:
+def rates(data: FashionMNIST, accelerator: str, round_to: int) -> tuple[float, float]:
     """Return candidates a second, of a search and of the plain way."""
     clock = CLOCKS[accelerator]
     model, watch = FashionClassifier(), Stopwatch(clock)
     plain = plain_way(model, data, accelerator=accelerator)
-    prune = pruning(max_evaluations=EVALUATIONS, report=False)
+    prune = pruning(max_evaluations=EVALUATIONS, report=False, round_to=round_to)
     fit = quiet(accelerator, max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
     fit.fit(model, data)
     plain()  # the first one warms up
@@ -102,12 +103,14 @@ def main() -> None:
     """Print both rates for both loaders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--accelerator", choices=list(CLOCKS), default="cpu")
-    accelerator = parser.parse_args().accelerator
+    parser.add_argument("--round-to", type=int, default=1, help="multiple of channels that stay")
+    arguments = parser.parse_args()
+    accelerator = arguments.accelerator
     kinds = {"batches out of a tensor": FashionMNIST, "single images": OrdinaryFashionMNIST}
     for batch in (BATCH,) if accelerator == "cpu" else (BATCH, 5000):
         for name, kind in kinds.items():
             L.seed_everything(0, verbose=False)
-            ours, others = rates(kind(eval_batch_size=batch), accelerator)
+            ours, others = rates(kind(eval_batch_size=batch), accelerator, arguments.round_to)
             print(
                 f"{name}, batches of {batch}: {ours:.2f} candidates a second, the plain way"
                 f" {others:.2f}: {ours / others:.2f} times",
