@@ -21,18 +21,20 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from lightning_slimga.apart import pointwise_apart, pooled_apart
 from lightning_slimga.graph.channel_graph import Bits, ChannelGraph
 from lightning_slimga.graph.labels import LabelArray, Labels
 from lightning_slimga.graph.registry import pools
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
-from lightning_slimga.pooling import pooled_apart
 from lightning_slimga.regrouping import Lives, regrouped
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.shrinking import Mask, zeroed
 from lightning_slimga.survivors import Survivors
 from lightning_slimga.tensor_cut import TensorCut
+
+_LIGHT = 2**17  # numbers of a tensor that is not worth to be copied, only to have it the same
 
 
 class Muting(TorchDispatchMode):
@@ -87,7 +89,7 @@ class Muting(TorchDispatchMode):
         tensors = tensors_in(args)
         raw = [self._is_raw(t) for t in tensors]
         if not any(raw):
-            out = self._pooled(func, args, kwargs, record)
+            out = self._apart(func, args, kwargs, record)
             return func(*args, **kwargs) if out is None else out
         if record is None or len(tensors) != len(record.inputs) or func._schema.is_mutable:
             self._failed = True
@@ -129,18 +131,20 @@ class Muting(TorchDispatchMode):
                 self._small[out] = view, {order.index(d): indices for d, indices in kept.items()}
         return out
 
-    def _pooled(
-        self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord | None
-    ) -> Any:
-        """The result of a pooling, of what lives as the shrunk network has it; None if not easy."""
-        if record is None or not pools(record.name) or kwargs or len(record.inputs) != 1:
+    def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord | None) -> Any:
+        """What lives goes through some ops as in the shrunk network; None where it need not."""
+        if record is None or kwargs or len(record.inputs) != 1 or not isinstance(args[0], Tensor):
             return None
         lives = self._lives(record.inputs[0])
         if len(lives) != 1:
             return None
         ((dim, live),) = lives.items()
-        run = partial(self._sharing.run, record.place, kwargs={})
-        return pooled_apart(run, func, args, dim, live)
+        if pools(record.name):
+            run = partial(self._sharing.run, record.place, kwargs={})
+            return pooled_apart(run, func, args, dim, live)
+        light = args[0].is_floating_point() and args[0].numel() < _LIGHT
+        pointwise = light and torch.Tag.pointwise in func.tags
+        return pointwise_apart(func, args, dim, live) if pointwise else None
 
     def _contracted(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, raw: list[bool]

@@ -1,7 +1,6 @@
-"""Pooling of a masked network: what lives is pooled as the shrunk network does, the rest at once.
+"""Ops of the masked network in two parts: what lives, as the shrunk network has it, and the rest.
 
-A channel that goes is the same number everywhere: its weights are zero. Pooling takes every
-channel by itself, and makes of a constant that constant times what it makes of ones.
+Then both networks have the very same numbers to contract, and what is dear is computed once.
 """
 
 from __future__ import annotations
@@ -19,6 +18,9 @@ from lightning_slimga.shrinking import Mask
 
 def pooled_apart(run: Callable[..., Any], func: Any, args: Any, dim: int, live: Mask) -> Any:
     """The result of a pooling, with what lives pooled alone.
+
+    A channel that goes is the same number everywhere: its weights are zero. Pooling takes every
+    channel by itself, and makes of a constant that constant times what it makes of ones.
 
     Args:
         run: runs an op on what lives; may know the result.
@@ -48,3 +50,29 @@ def pooled_apart(run: Callable[..., Any], func: Any, args: Any, dim: int, live: 
         return small.new_empty(shape).index_copy_(dim, stays, small).index_copy_(dim, goes, rest)
 
     return tree_map(joined, of_living, of_ones)
+
+
+def pointwise_apart(func: Any, args: Any, dim: int, live: Mask) -> Any:
+    """The result of an op that takes each number by itself, with what lives taken alone.
+
+    A processor may round the last numbers of a tensor otherwise than the others: those that are too
+    few for its vector instructions. So they are here the ones that are the last in the shrunk
+    network, too.
+
+    Args:
+        func: the ATen overload; it may write into its argument.
+        args: its arguments; the first one alone is a tensor.
+        dim: the dimension of the channels.
+        live: which of them live, shape (size of the dimension,).
+
+    Returns:
+        What ``func(*args)`` returns.
+    """
+    whole, *others = args
+    out = whole if func._schema.is_mutable else None
+    for which in (live, ~live):
+        index = torch.from_numpy(np.flatnonzero(which)).to(whole.device)
+        part = func(whole.index_select(dim, index), *others)
+        out = part.new_empty(whole.shape) if out is None else out
+        out.index_copy_(dim, index, part)
+    return out

@@ -1,4 +1,4 @@
-"""Pooling what lives apart must give what pooling everything gives, to the last bit of the rest."""
+"""What lives, computed apart, is what it is among the rest, and what the shrunk network has."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_slimga.analysis import running
+from lightning_slimga.apart import pointwise_apart, pooled_apart
 from lightning_slimga.graph.registry import pools
-from lightning_slimga.pooling import pooled_apart
 from lightning_slimga.sharing import Sharing
 from lightning_slimga.surgery import ChannelSurgery
-from tests.networks.checks import random_mask, randomise, relative_error
+from tests.networks.checks import everything_replayed, random_mask, randomise, relative_error
 
 POOLING = [
     nn.MaxPool1d(3, 2, 1),
@@ -144,3 +144,51 @@ def test_both_networks_pool_once(
     sizes = [tuple(args[0].shape) for _, args, _ in caught.ops]
     assert (tuple(whole.ops[0][1][0].shape) in sizes) != shared
     assert met == [True] * times
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+@pytest.mark.parametrize("op", ["sigmoid", "sigmoid_", "silu_", "gelu", "pow", "leaky_relu", "lt"])
+def test_pointwise_apart_is_the_same_as_in_the_shrunk_network(op: str, dim: int) -> None:
+    packet = getattr(torch.ops.aten, op)
+    func = packet.Tensor_Scalar if op == "pow" else packet.Scalar if op == "lt" else packet.default
+    others = {"pow": (2,), "lt": (0.3,)}.get(op, ())
+    x = torch.randn(7, 11, 13)
+    live = np.random.Generator(np.random.PCG64(0)).random(x.shape[dim]) < 0.6
+    small = x.index_select(dim, torch.from_numpy(np.flatnonzero(live)))
+    wanted, shrunk, given = func(x.clone(), *others), func(small.clone(), *others), x.clone()
+    found = pointwise_apart(func, (given, *others), dim, live)
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(found.index_select(dim, torch.from_numpy(np.flatnonzero(live))), shrunk)
+    assert (found is given) == op.endswith("_")
+    torch.testing.assert_close(given, wanted if op.endswith("_") else x)
+
+
+class Excited(nn.Module):
+    """Squeeze and excitation of odd widths: the ends of its tensors are rounded otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 197, 3), nn.Conv2d(197, 193, 3)
+        self.down, self.up = nn.Conv2d(197, 91, 1), nn.Conv2d(91, 197, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.silu(self.first(x), inplace=True)
+        scale = nn.functional.silu(self.down(x.mean((2, 3), keepdim=True)), inplace=True)
+        return self.last(x * self.up(scale).sigmoid())
+
+
+def test_activations_do_not_part_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, met, alike = Excited(), [], Sharing.alike
+    surgery = ChannelSurgery(model, torch.rand(1, 3, 7, 7))
+
+    def watched(self: Sharing, *args: Any) -> bool:
+        met.append(alike(self, *args))
+        return met[-1]
+
+    monkeypatch.setattr(Sharing, "alike", watched)
+    with everything_replayed():
+        for seed in range(5):
+            mask = random_mask(surgery, seed)
+            trial = surgery._proof.trial(surgery._graph, mask.numpy())
+            trial.muted(), trial.shrunk()
+    assert met == [True] * 4 * 5
