@@ -2,7 +2,7 @@
 
     python -m benchmarks.candidate_rate                      # a few minutes
     python -m benchmarks.candidate_rate --round-to 8         # widths that suit the processor
-    python -m benchmarks.candidate_rate --accelerator gpu    # one minute
+    python -m benchmarks.candidate_rate --accelerator gpu    # on a GPU
 
 On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
 and the callback's defaults (racing, recalibration, memo). A search is everything from the dense

@@ -13,7 +13,7 @@ def line(result: dict[str, Any]) -> str:
     """One result for the terminal."""
     if "error" in result:
         return f"FAILED {result['error']}"
-    if "analysis" not in result:
+    if "seconds" in result:
         return _peer(result)
     return (
         f"{'exact' if _right(result) else 'WRONG'} {result['difference']:.0e}"
@@ -68,17 +68,17 @@ def _summary(results: Results) -> list[str]:
     done = [(n, r) for _, n, r in ours if "error" not in r]
     if not done:
         return lines
-    slow = max(done, key=lambda item: _seconds(item[1]))
+    slow = max(done, key=lambda item: seconds(item[1]))
     large = max(done, key=lambda item: item[1]["memory"])
     lines.append(
-        f"- most time, analysis and surgery together: {_seconds(slow[1]):.1f} s (`{slow[0]}`);"
+        f"- most time, analysis and surgery together: {seconds(slow[1]):.1f} s (`{slow[0]}`);"
         f" most memory: {large[1]['memory']:.2f} GB (`{large[0]}`)."
     )
     classic = [r for f, _, r in ours if f == "classification" and "error" not in r]
     if classic:
         lines.append(
             f"- of the {len(classic)} classification models: at most"
-            f" {max(map(_seconds, classic)):.1f} s and {max(r['memory'] for r in classic):.2f} GB."
+            f" {max(map(seconds, classic)):.1f} s and {max(r['memory'] for r in classic):.2f} GB."
         )
     return lines + _beside(rows)
 
@@ -90,8 +90,8 @@ def _beside(rows: list[tuple[str, str, dict[str, Any]]]) -> list[str]:
         return []
     both = [(n, a, b) for n, a, b in pairs if "error" not in a and "error" not in b]
     failed = [n for n, _, b in pairs if "error" in b]
-    mine, theirs = sum(_seconds(a) for _, a, _ in both), sum(b["seconds"] for *_, b in both)
-    slower = [(n, _seconds(a) - b["seconds"]) for n, a, b in both]
+    mine, theirs = sum(seconds(a) for _, a, _ in both), sum(seconds(b) for *_, b in both)
+    slower = [(n, seconds(a) - seconds(b)) for n, a, b in both]
     late = [f"`{n}` (+{d:.1f} s)" for n, d in slower if d > 0.5]
     return [
         f"- Torch-Pruning runs on {len(pairs) - len(failed)} of {len(pairs)} models; over those"
@@ -154,5 +154,6 @@ def _right(result: dict[str, Any]) -> bool:
     return "error" not in result and result["exact"] and result["macs"]
 
 
-def _seconds(result: dict[str, Any]) -> float:
-    return float(result["analysis"] + result["apply"])
+def seconds(result: dict[str, Any]) -> float:
+    """All the seconds that a tool took for a model."""
+    return float(result.get("seconds") or result["analysis"] + result["apply"])

@@ -19,7 +19,7 @@ from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.slots import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
-from lightning_slimga.kernels import exact_float32
+from lightning_slimga.kernels import eager, exact_float32
 from lightning_slimga.model_state import ModelState
 
 _MAX_DEPTH = 8
@@ -112,7 +112,6 @@ def running(
         as_it_is: leave torch's attention as it is.
     """
     state = state or ModelState(model)
-    compiler = torch.compiler.set_stance("force_eager")
     fast_path = torch.backends.mha.get_fastpath_enabled()
     modules = state.modules
     form = nullcontext() if as_it_is else opened(modules)
@@ -121,7 +120,7 @@ def running(
         torch.inference_mode(False),
         torch.no_grad(),
         exact_float32(),
-        compiler,
+        eager(),
         form,
     ):
         torch.backends.mha.set_fastpath_enabled(False)

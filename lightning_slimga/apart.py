@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from lightning_slimga.shrinking import Mask
+from lightning_slimga.shrinking import Mask, indices_of
 
 
 def pooled_apart(run: Callable[..., Any], func: Any, args: Any, dim: int, live: Mask) -> Any:
@@ -33,9 +32,7 @@ def pooled_apart(run: Callable[..., Any], func: Any, args: Any, dim: int, live: 
         What ``func(*args)`` returns; None where a channel that goes is not constant.
     """
     whole, *others = args
-    stays, goes = (
-        torch.from_numpy(np.flatnonzero(which)).to(whole.device) for which in (live, ~live)
-    )
+    stays, goes = (indices_of(which, whole.device) for which in (live, ~live))
     dead = whole.index_select(dim, goes)
     corner = (..., *[slice(1)] * (whole.dim() - dim - 1))
     constant = dead[corner]
@@ -71,7 +68,7 @@ def pointwise_apart(func: Any, args: Any, dim: int, live: Mask) -> Any:
     whole, *others = args
     out = whole if func._schema.is_mutable else None
     for which in (live, ~live):
-        index = torch.from_numpy(np.flatnonzero(which)).to(whole.device)
+        index = indices_of(which, whole.device)
         part = func(whole.index_select(dim, index), *others)
         out = part.new_empty(whole.shape) if out is None else out
         out.index_copy_(dim, index, part)

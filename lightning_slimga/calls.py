@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from lightning_slimga.kernels import eager
 from lightning_slimga.model_state import preserved
 
 
@@ -117,8 +118,7 @@ def examples_of(
         kinds.setdefault(_kind(call), call)
     few = [narrowed(call, samples) for call in kinds.values()]
     try:
-        eager = torch.compiler.set_stance("force_eager")  # nothing is compiled for a try
-        with eager, preserved(model), torch.no_grad():
+        with eager(), preserved(model), torch.no_grad():
             model.train(training)
             for call, _ in few:
                 call.run(model)

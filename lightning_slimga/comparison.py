@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,7 +14,7 @@ from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.trace import OpRecord, tensors_in
 from lightning_slimga.pairing import Pairing
-from lightning_slimga.shrinking import Mask
+from lightning_slimga.shrinking import Mask, indices_of
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 _STEPS = {"aten::floor", "aten::ceil", "aten::round", "aten::trunc", "aten::frac", "aten::sign"}
@@ -125,7 +124,7 @@ class Watch(TorchDispatchMode):
                 bits = self._graph.bits_of(dim)
                 live = (bits < 0) | self._keep[bits]
                 if not live.all():
-                    index = torch.from_numpy(np.flatnonzero(live)).to(tensor.device)
+                    index = indices_of(live, tensor.device)
                     tensor = tensor.index_select(axis, index)
         return tensor
 

@@ -1,9 +1,9 @@
-"""Which kernels torch chooses: exact ones for the analysis, no tuning for candidates."""
+"""Which kernels torch chooses: exact ones for the analysis; no tuning or compiling for a try."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -57,6 +57,15 @@ def untuned() -> Iterator[None]:
         yield
     finally:
         cudnn.benchmark = before
+
+
+def eager() -> AbstractContextManager[Any]:
+    """Let compiled code run uncompiled for a while.
+
+    It would compile anew for each shape until it gives up for good, and it does not see hooks that
+    were added after compilation.
+    """
+    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 def _older() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 _CONTAINERS = (list, dict, set)
 _PLAIN = {bool, int, float, str, tuple, type(None)}
+# Of these a GPU says whether they differ without being waited for.
 _COMPARABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool}
 
 

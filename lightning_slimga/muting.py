@@ -30,7 +30,7 @@ from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
 from lightning_slimga.regrouping import Lives, regrouped
 from lightning_slimga.sharing import Sharing
-from lightning_slimga.shrinking import Mask, zeroed
+from lightning_slimga.shrinking import Mask, indices_of, zeroed
 from lightning_slimga.survivors import Survivors
 from lightning_slimga.tensor_cut import TensorCut
 
@@ -133,18 +133,20 @@ class Muting(TorchDispatchMode):
 
     def _apart(self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord | None) -> Any:
         """What lives goes through some ops as in the shrunk network; None where it need not."""
+        pooling = pools(func._schema.name)
+        if not pooling and torch.Tag.pointwise not in func.tags:
+            return None
         if record is None or kwargs or len(record.inputs) != 1 or not isinstance(args[0], Tensor):
             return None
         lives = self._lives(record.inputs[0])
         if len(lives) != 1:
             return None
         ((dim, live),) = lives.items()
-        if pools(record.name):
+        if pooling:
             run = partial(self._sharing.run, record.place, kwargs={})
             return pooled_apart(run, func, args, dim, live)
         light = args[0].is_floating_point() and args[0].numel() < _LIGHT
-        pointwise = light and torch.Tag.pointwise in func.tags
-        return pointwise_apart(func, args, dim, live) if pointwise else None
+        return pointwise_apart(func, args, dim, live) if light else None
 
     def _contracted(
         self, func: Any, args: tuple[Any, ...], kwargs: Any, record: OpRecord, raw: list[bool]
@@ -194,7 +196,7 @@ class Muting(TorchDispatchMode):
         for dim, live in result.items():
             if out.shape[dim] != live.sum():
                 return None
-            index = torch.from_numpy(np.flatnonzero(live)).to(out.device)
+            index = indices_of(live, out.device)
             out = out.new_zeros(record.shapes[0]).index_copy_(dim, index, out)
         return out if tuple(out.shape) == record.shapes[0] else None
 
@@ -249,8 +251,7 @@ def _muted(tensor: Tensor, lives: Lives, *, own: bool = False) -> Tensor:
 
 def _taken(tensor: Tensor, lives: Lives) -> Tensor:
     for dim, live in lives.items():
-        index = torch.from_numpy(np.flatnonzero(live)).to(tensor.device)
-        tensor = tensor.index_select(dim, index)
+        tensor = tensor.index_select(dim, indices_of(live, tensor.device))
     return tensor
 
 

@@ -87,8 +87,11 @@ class PruningPlan:
     def pieces(self, model: nn.Module) -> dict[str, Tensor]:
         """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
         modules = modules_of(model)
-        found = {name: tensor_at(modules, cut.places[0]) for name, cut in self.tensors.items()}
-        whole = {name: tensor for name, tensor in found.items() if tensor is not None}
+        whole = {
+            name: tensor
+            for name, cut in self.tensors.items()
+            if (tensor := tensor_at(modules, cut.places[0])) is not None
+        }
         device = next((tensor.device for tensor in whole.values()), torch.device("cpu"))
         # What is made in inference mode could never train again.
         with torch.inference_mode(False), torch.no_grad():

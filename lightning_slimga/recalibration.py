@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_slimga.calls import Call
+from lightning_slimga.kernels import eager
 
 Average = Callable[[Sequence[Tensor], Sequence[int]], None]
 """Replaces tensors, in place, by their mean over all processes, given their weights in this one."""
@@ -41,8 +42,7 @@ def recalibrate(model: nn.Module, calls: Sequence[Call], average: Average | None
     try:
         for module, _ in flags:
             module.training = False
-        # Compiled code would compile anew for every candidate, and does not see hooks.
-        with ExitStack() as stack, torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        with ExitStack() as stack, torch.no_grad(), eager():
             for layer in layers:
                 stack.enter_context(layer.running())
             for call in calls:
@@ -94,8 +94,8 @@ class _Averaging:
             layer.momentum = momentum
             if not self.times and _counts(layer):
                 self.times = int(layer.num_batches_tracked)
-            for statistic, content in zip(self.statistics, former, strict=True):
-                if not self.times:
+            if not self.times:
+                for statistic, content in zip(self.statistics, former, strict=True):
                     statistic.copy_(content)
 
     def _count(self, layer: Any, _: Any) -> None:

@@ -110,13 +110,18 @@ def zeroed(
     """
     kind = _INTEGERS.get(data.dtype)
     if kind is None:
-        gone = torch.from_numpy(np.flatnonzero(~live)).to(data.device)
+        gone = indices_of(~live, data.device)
         return data.index_fill_(dim, gone, 0) if inplace else data.index_fill(dim, gone, 0)
     # all bits or none, by index; a view of numpy's is quicker than torch's
     ones = torch.from_numpy(-live.astype(kind[0])).to(data.device)
     ones = ones.view([-1] + [1] * (data.dim() - 1 - dim))
     bits = data.view(kind[1])
     return (bits.bitwise_and_(ones) if inplace else bits.bitwise_and(ones)).view(data.dtype)
+
+
+def indices_of(which: Mask, device: torch.device) -> torch.Tensor:
+    """The indices at which a mask of one dimension is True, on a device."""
+    return torch.from_numpy(np.flatnonzero(which)).to(device)
 
 
 def _live(bits: npt.NDArray[np.int64], keep: Mask) -> npt.NDArray[np.bool_]:

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lightning_slimga.analysis import running
 from lightning_slimga.apart import pointwise_apart, pooled_apart
-from lightning_slimga.graph.registry import pools
-from lightning_slimga.sharing import Sharing
 from lightning_slimga.surgery import ChannelSurgery
-from tests.networks.checks import everything_replayed, random_mask, randomise, relative_error
+from tests.networks.checks import Ops, everything_replayed, random_mask, randomise, relative_error
 
 POOLING = [
     nn.MaxPool1d(3, 2, 1),
@@ -36,20 +33,6 @@ POOLING = [
 ]
 
 
-class Caught(TorchDispatchMode):
-    """Remembers the pooling ops of a pass."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.ops: list[tuple[Any, Any, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if pools(func._schema.name):
-            self.ops.append((func, args, out))
-        return out
-
-
 def example(pooling: nn.Module, *sizes: int) -> Tensor:
     """Channels 1, 3 and 6 are constant."""
     space = int(next(c for c in type(pooling).__name__ if c.isdigit()))
@@ -65,9 +48,9 @@ LIVE = np.array([c not in (1, 3, 6) for c in range(8)])
 @pytest.mark.parametrize("sizes", [(), (1,), (3,)], ids=["no batch", "one", "three"])
 @pytest.mark.parametrize("pooling", POOLING, ids=str)
 def test_pooled_apart_is_pooled(pooling: nn.Module, sizes: tuple[int, ...]) -> None:
-    with Caught() as caught:
+    with Ops() as caught:
         pooling(example(pooling, *sizes))
-    for func, args, wanted in caught.ops:
+    for func, args, wanted in caught.pooling:
         dim, seen = list(args[0].shape).index(len(LIVE)), []
 
         def run(func: Any, args: Any, seen: list[Tensor] = seen) -> Any:
@@ -79,7 +62,7 @@ def test_pooled_apart_is_pooled(pooling: nn.Module, sizes: tuple[int, ...]) -> N
         for a, b in zip(tree_leaves(found), tree_leaves(wanted), strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, rtol=1e-14, atol=0)
-    assert caught.ops
+    assert caught.pooling
 
 
 @pytest.mark.parametrize("value", [0.5, float("nan")])
@@ -87,9 +70,9 @@ def test_a_channel_that_is_not_constant_is_said(value: float) -> None:
     pooling = nn.MaxPool2d(3)
     x = example(pooling, 1)
     x[0, 3, 4, 4] = value
-    with Caught() as caught:
+    with Ops() as caught:
         pooling(x)
-    ((func, args, _),) = caught.ops
+    ((func, args, _),) = caught.pooling
     assert pooled_apart(lambda func, args: func(*args), func, args, 1, LIVE) is None
 
 
@@ -119,31 +102,26 @@ def plain() -> nn.Module:
 
 @pytest.mark.parametrize(("make", "shared", "times"), [(plain, True, 2), (Positions, False, 1)])
 def test_both_networks_pool_once(
-    make: Any, shared: bool, times: int, monkeypatch: pytest.MonkeyPatch
+    make: Any, shared: bool, times: int, taken_over: list[bool]
 ) -> None:
     """And where that is not to be had, the outcome is the same."""
     model = make().double()
     randomise(model)
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
     surgery = ChannelSurgery(model, x)
-    keep, met, alike = random_mask(surgery), [], Sharing.alike
-
-    def watched(self: Sharing, *args: Any) -> bool:
-        met.append(alike(self, *args))
-        return met[-1]
-
-    monkeypatch.setattr(Sharing, "alike", watched)
+    keep = random_mask(surgery)
+    taken_over.clear()
     with running(model), surgery.masked(keep):
         wanted = model(x)
-    with running(model), Caught() as whole:
+    with running(model), Ops() as whole:
         model(x)
-    with Caught() as caught:
+    with Ops() as caught:
         surgery.apply(keep)
     with running(model):
         assert relative_error(wanted, model(x)) < 1e-12
-    sizes = [tuple(args[0].shape) for _, args, _ in caught.ops]
-    assert (tuple(whole.ops[0][1][0].shape) in sizes) != shared
-    assert met == [True] * times
+    sizes = [tuple(args[0].shape) for _, args, _ in caught.pooling]
+    assert (tuple(whole.pooling[0][1][0].shape) in sizes) != shared
+    assert taken_over == [True] * times
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -177,18 +155,12 @@ class Excited(nn.Module):
         return self.last(x * self.up(scale).sigmoid())
 
 
-def test_activations_do_not_part_the_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, met, alike = Excited(), [], Sharing.alike
-    surgery = ChannelSurgery(model, torch.rand(1, 3, 7, 7))
-
-    def watched(self: Sharing, *args: Any) -> bool:
-        met.append(alike(self, *args))
-        return met[-1]
-
-    monkeypatch.setattr(Sharing, "alike", watched)
+def test_activations_do_not_part_the_networks(taken_over: list[bool]) -> None:
+    surgery = ChannelSurgery(Excited(), torch.rand(1, 3, 7, 7))
+    taken_over.clear()
     with everything_replayed():
         for seed in range(5):
             mask = random_mask(surgery, seed)
             trial = surgery._proof.trial(surgery._graph, mask.numpy())
             trial.muted(), trial.shrunk()
-    assert met == [True] * 4 * 5
+    assert taken_over == [True] * 4 * 5

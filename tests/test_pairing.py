@@ -7,28 +7,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.pairing import Pairing
 from lightning_slimga.surgery import ChannelSurgery
-from tests.networks.checks import assert_exact, random_mask, randomise
-
-
-class Names(TorchDispatchMode):
-    """Remembers the names of the ops that run."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func._schema.name)
-        return func(*args, **(kwargs or {}))
+from tests.networks.checks import Ops, assert_exact, random_mask, randomise
 
 
 def _names(x: Tensor) -> list[str]:
-    with Names() as watch:
+    with Ops() as watch:
         y = torch.tanh(x.transpose(1, 2).reshape(len(x), -1))
         torch.sigmoid(y.t().contiguous()).exp()
     return watch.names

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.calls import Call, examples_of
 from lightning_slimga.recalibration import recalibrate, recalibrated
+from tests.networks.checks import Ops
 
 
 class Net(nn.Module):
@@ -119,7 +119,7 @@ def test_recalibrated_restores_every_buffer(error: Any) -> None:
 
 
 class Twice(nn.Module):
-    """Calls its norms twice; one of them past its hooks, where `direct`."""
+    """Calls its norm twice; past its hooks, where `direct`."""
 
     def __init__(self, norm: nn.Module, *, direct: bool = False) -> None:
         super().__init__()
@@ -160,18 +160,6 @@ def test_nothing_is_left_after_an_exception() -> None:
     assert all(module.training for module in net.modules())
     assert (net.batch.momentum, net.instance.momentum, net.unused.momentum) == (0.2, 0.3, 0.1)
     assert not any(module._forward_pre_hooks for module in net.modules())
-
-
-class Ops(TorchDispatchMode):
-    """Counts ops."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(func._schema.name)
-        return func(*args, **(kwargs or {}))
 
 
 def test_a_gpu_is_not_waited_for() -> None:

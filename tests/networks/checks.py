@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga.graph import replay
+from lightning_slimga.graph.registry import pools
 from lightning_slimga.surgery import ChannelSurgery
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -56,6 +58,29 @@ def everything_replayed() -> Iterator[None]:
         yield
     finally:
         replay._HEAVY = heavy
+
+
+class Ops(TorchDispatchMode):
+    """Remembers the ops that run: overload, arguments and result."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ran: list[tuple[Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.ran.append((func, args, out))
+        return out
+
+    @property
+    def names(self) -> list[str]:
+        """Their names, without overloads."""
+        return [func._schema.name for func, *_ in self.ran]
+
+    @property
+    def pooling(self) -> list[tuple[Any, Any, Any]]:
+        """Those that pool."""
+        return [op for op in self.ran if pools(op[0]._schema.name)]
 
 
 def run(model: nn.Module, example: Any) -> Any:

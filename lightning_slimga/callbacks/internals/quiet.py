@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from lightning_slimga.kernels import eager
 from lightning_slimga.model_state import preserved
 
 _MISSING = object()
@@ -115,15 +116,6 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
         if cuda:
             torch.cuda.set_rng_state_all(cuda_states)
-
-
-def eager() -> AbstractContextManager[Any]:
-    """Let compiled code run uncompiled for a while.
-
-    It would compile anew for each shape until it gives up for good, and it does not see hooks that
-    were added after compilation.
-    """
-    return torch.compiler.set_stance("force_eager")  # type: ignore[no-any-return]
 
 
 @contextmanager
