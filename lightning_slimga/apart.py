@@ -36,7 +36,7 @@ def pooled_apart(run: Callable[..., Any], func: Any, args: Any, dim: int, live: 
     dead = whole.index_select(dim, goes)
     corner = (..., *[slice(1)] * (whole.dim() - dim - 1))
     constant = dead[corner]
-    if not (dead == constant).all():
+    if not torch.equal(dead, constant.expand_as(dead)):
         return None
     of_ones = func(torch.ones_like(dead.narrow(dim, 0, 1)), *others)
     of_living = run(func, (whole.index_select(dim, stays), *others))

@@ -79,10 +79,8 @@ class Lockstep(TorchDispatchMode):
     ) -> Any:
         record = self._pairing.step(func._schema.name)
         try:
-            if record is None:
-                out = func(*args, **(kwargs or {}))
-            else:
-                out = self._replay.run(record.place, func, args, kwargs or {})
+            place = None if record is None else record.place
+            out = self._replay.run(place, func, args, kwargs or {})
         except Exception as error:
             raise self._failure(error, record) from error
         self._dynamic |= _depends_on_values(func, args)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -25,6 +25,7 @@ from lightning_slimga.apart import pointwise_apart, pooled_apart
 from lightning_slimga.graph.channel_graph import Bits, ChannelGraph
 from lightning_slimga.graph.labels import LabelArray, Labels
 from lightning_slimga.graph.registry import pools
+from lightning_slimga.graph.signature import Signature
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 from lightning_slimga.pairing import Pairing
@@ -94,7 +95,7 @@ class Muting(TorchDispatchMode):
         if record is None or len(tensors) != len(record.inputs) or func._schema.is_mutable:
             self._failed = True
             return func(*args, **kwargs)
-        if _is_view(func):
+        if Signature.of(func).views:
             return self._viewed(func, args, kwargs)
         if func.overloadpacket in flop_registry:
             out = self._contracted(func, args, kwargs, record, raw)
@@ -271,9 +272,3 @@ def _keeps(kept: Mapping[int, Tensor], lives: Lives) -> bool:
         len(kept[dim]) == np.count_nonzero(live) and live[kept[dim].numpy()].all()
         for dim, live in lives.items()
     )
-
-
-@cache
-def _is_view(func: Any) -> bool:
-    infos = [argument.alias_info for argument in func._schema.arguments]
-    return any(info is not None and not info.is_write for info in infos)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_slimga.graph.kept import memory_of
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import described, tensors_in
 
@@ -26,9 +27,11 @@ class Sharing(Replay):
             memory is the same numbers; other memory may hold others by now.
     """
 
+    lends = False  # contractions alone are run here
+
     def __init__(self, fixed: Iterable[Tensor] = ()) -> None:
         super().__init__()
-        self._fixed = {_memory(tensor) for tensor in fixed}
+        self._fixed = {memory_of(tensor) for tensor in fixed}
 
     def noted(self, args: tuple[Any, ...]) -> Any:
         """The arguments themselves, and how often they had been written into."""
@@ -37,7 +40,7 @@ class Sharing(Replay):
 
     def held(self, args: tuple[Any, ...]) -> int:
         """How many numbers :meth:`noted` keeps."""
-        return sum(t.numel() for t in tensors_in(args) if _memory(t) not in self._fixed)
+        return sum(t.numel() for t in tensors_in(args) if memory_of(t) not in self._fixed)
 
     def alike(self, before: Any, args: tuple[Any, ...]) -> bool:
         """Whether both would compute the same."""
@@ -49,10 +52,6 @@ class Sharing(Replay):
     def _same(self, first: Tensor, second: Tensor) -> bool:
         if first.layout is not torch.strided:
             return False
-        if _memory(first) != _memory(second):
+        if memory_of(first) != memory_of(second):
             return torch.equal(first, second)
-        return first.data_ptr() == second.data_ptr() and _memory(first) in self._fixed
-
-
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+        return first.data_ptr() == second.data_ptr() and memory_of(first) in self._fixed

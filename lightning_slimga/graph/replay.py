@@ -6,9 +6,12 @@ from collections import defaultdict, deque
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
+from lightning_slimga.graph.kept import Kept, Loans
 from lightning_slimga.graph.registry import pools
+from lightning_slimga.graph.signature import Signature
 from lightning_slimga.graph.trace import Place, described, tensors_in
 
 _HEAVY = 2**15  # numbers among the arguments from which remembering is quicker than computing
@@ -29,38 +32,51 @@ class Replay:
 
     Attributes:
         second: whether the second pass runs now.
+        lends: whether every op that may write into a result is run here, so that results are
+            copied only when one does.
     """
+
+    lends = True
 
     def __init__(self, room: int = _MOST, source: Replay | None = None) -> None:
         self.second = False
         self._results: dict[Place, deque[tuple[Any, Any]]] = defaultdict(deque)
+        self._loans = Loans()
         self._room = room
         self._source = source
 
-    def run(self, place: Place, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self, place: Place | None, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """What an op returns.
 
         Args:
-            place: where it runs.
+            place: where it runs; None where that cannot be told.
             func: the ATen overload.
             args: its positional arguments.
             kwargs: its keyword arguments.
         """
-        heavy = func.overloadpacket in flop_registry or pools(func._schema.name)
-        if not heavy or kwargs or sum(t.numel() for t in tensors_in(args)) < _HEAVY:
+        self._loans.settle(Signature.of(func).written_of(args, kwargs))
+        if place is None or kwargs or not _is_heavy(func, args):
             return func(*args, **kwargs)
         if self.second:
             if self._results[place]:
-                before, result = self._results[place].popleft()
-                if self.alike(before, args):
-                    return result
+                before, kept = self._results[place].popleft()
+                intact = all(one.intact for one in tree_leaves(kept) if isinstance(one, Kept))
+                if intact and self.alike(before, args):
+                    return tree_map(_given, kept)
             return func(*args)
         out = func(*args) if self._source is None else self._source.run(place, func, args, kwargs)
         size = sum(t.numel() for t in tensors_in(out)) + self.held(args)
         if size <= self._room:
             self._room -= size
-            self._results[place].append((self.noted(args), _copied(out)))
+            self._results[place].append((self.noted(args), tree_map(self._kept, out)))
         return out
+
+    def _kept(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return self._loans.add(Kept(value, lent=self.lends))
 
     def held(self, args: tuple[Any, ...]) -> int:
         """How many numbers :meth:`noted` keeps."""
@@ -75,8 +91,12 @@ class Replay:
         return bool(before == described(args))
 
 
-def _copied(out: Any) -> Any:
-    """Results of their own: what follows may write into those of the first pass."""
-    if isinstance(out, Tensor):
-        return out.clone()
-    return type(out)(map(_copied, out)) if isinstance(out, (list, tuple)) else out
+def _given(value: Any) -> Any:
+    return value.given() if isinstance(value, Kept) else value
+
+
+def _is_heavy(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an op costs more than to remember it."""
+    if func.overloadpacket not in flop_registry and not pools(func._schema.name):
+        return False
+    return sum(t.numel() for t in tensors_in(args)) >= _HEAVY

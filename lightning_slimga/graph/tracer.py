@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
 from lightning_slimga.graph.replay import Replay
+from lightning_slimga.graph.signature import Signature
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, described, tensors_in
 
@@ -111,7 +111,7 @@ class Tracer(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        arguments = _Signature.of(func).bind(args, kwargs)
+        arguments = Signature.of(func).bind(args, kwargs)
         if torch.Tag.inplace_view in func.tags:
             arguments[0] = self._as_it_is(arguments[0])
         self._position += 1
@@ -169,38 +169,13 @@ class Tracer(TorchDispatchMode):
 
     def _settle_writes(self, op: Op, outputs: list[Labels]) -> None:
         """A tensor that an op writes into keeps its old labels, tied to what is written."""
-        written = _Signature.of(op.func).written
+        written = Signature.of(op.func).written
         for tensor in tensors_in([op.arguments[i] for i in written]):
             for position, out in enumerate(op.outputs):
                 if out is tensor:
                     old = op.inputs[id(tensor)]
                     pairs = zip(old, outputs[position], strict=True)
                     outputs[position] = [op.tie(a, b) for a, b in pairs]
-
-
-class _Signature(NamedTuple):
-    """What is asked of an op's schema all the time; asking the schema itself is slow."""
-
-    names: tuple[str, ...]
-    defaults: tuple[Any, ...]
-    written: tuple[int, ...]
-
-    @classmethod
-    @cache
-    def of(cls, func: Any) -> _Signature:
-        """The signature of an overload, with the positions of the arguments it writes into."""
-        arguments = func._schema.arguments
-        infos = [argument.alias_info for argument in arguments]
-        return cls(
-            tuple(argument.name for argument in arguments),
-            tuple(argument.default_value for argument in arguments),
-            tuple(i for i, info in enumerate(infos) if info is not None and info.is_write),
-        )
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """All arguments in schema order, defaults filled in."""
-        rest = zip(self.names[len(args) :], self.defaults[len(args) :], strict=True)
-        return [*args, *(kwargs.get(name, default) for name, default in rest)]
 
 
 def _checked(labels: Any, outputs: list[Tensor]) -> list[Labels]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -36,8 +37,7 @@ def _everything_is_heavy() -> Iterator[None]:
 def second(*args: Tensor, place: tuple[str, int, str] = PLACE) -> Tensor:
     """What the second pass returns for ``mm`` after the first one has multiplied these."""
     replay = Replay()
-    first = replay.run(PLACE, ATEN.mm.default, (torch.ones(3, 4), torch.ones(4, 5)), {})
-    first.zero_()  # whatever the network does with it afterwards
+    replay.run(PLACE, ATEN.mm.default, (torch.ones(3, 4), torch.ones(4, 5)), {})
     replay.second = True
     return replay.run(place, ATEN.mm.default, args, {})
 
@@ -54,6 +54,61 @@ def test_other_shapes_places_and_kinds_are_computed() -> None:
     assert doubles.dtype is torch.float64
     with pytest.raises(RuntimeError):
         second(torch.zeros(3, 4), torch.zeros(5, 5))
+
+
+def multiplied(replay: Replay) -> Tensor:
+    return replay.run(PLACE, ATEN.mm.default, (torch.ones(3, 4), torch.ones(4, 5)), {})
+
+
+WRITES = {
+    "in place": lambda run, y: run(ATEN.zero_.default, (y,)),
+    "into a view": lambda run, y: run(ATEN.add_.Tensor, (y.view(15)[2:4], 1)),
+    "out": lambda run, y: run(ATEN.mm.out, (torch.ones(3, 2), torch.ones(2, 5)), {"out": y}),
+    "a list": lambda run, y: run(ATEN._foreach_neg_.default, ([torch.ones(2), y],)),
+}
+
+
+@pytest.mark.parametrize("way", WRITES)
+def test_a_result_is_handed_on_as_it_was_before_it_was_written_into(way: str) -> None:
+    replay = Replay()
+    y = multiplied(replay)
+    WRITES[way](lambda func, args, kwargs=None: replay.run(None, func, args, kwargs or {}), y)
+    replay.second = True
+    assert torch.equal(multiplied(replay), torch.full((3, 5), 4.0))
+
+
+def test_a_result_that_nobody_writes_into_is_not_copied() -> None:
+    replay = Replay()
+    place = multiplied(replay).data_ptr()
+    replay.second = True
+    again = multiplied(replay)
+    assert again.data_ptr() == place
+    replay.run(None, ATEN.zero_.default, (again,), {})
+    assert torch.equal(multiplied(replay), torch.full((3, 5), 4.0))  # once only: computed
+
+
+@pytest.mark.parametrize("kept", [lambda y: y, lambda y: y[1:], lambda y: y.detach().numpy()])
+def test_what_somebody_still_has_is_not_handed_on(kept: Callable[[Tensor], Any]) -> None:
+    replay = Replay()
+    mine = kept(multiplied(replay))
+    replay.second = True
+    multiplied(replay).zero_()
+    assert (mine == 4).all()
+
+
+def test_memory_that_was_taken_away_is_not_read() -> None:
+    replay = Replay()
+    multiplied(replay).untyped_storage().resize_(0)
+    replay.second = True
+    assert torch.equal(multiplied(replay), torch.full((3, 5), 4.0))
+
+
+def test_results_of_inference_mode_can_be_written_into() -> None:
+    replay = Replay()
+    with torch.inference_mode():
+        multiplied(replay)
+    replay.second = True
+    assert multiplied(replay).add_(1).sum() == 5 * 15
 
 
 def test_other_ops_are_computed() -> None:
