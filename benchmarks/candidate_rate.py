@@ -2,6 +2,8 @@
 
     python -m benchmarks.candidate_rate                      # a few minutes
     python -m benchmarks.candidate_rate --round-to 8         # widths that suit the processor
+    python -m benchmarks.candidate_rate --usual-format       # as most networks are, not channels-last
+    python -m benchmarks.candidate_rate --threads 2          # by the clock on the wall
     python -m benchmarks.candidate_rate --accelerator gpu    # on a GPU
 
 On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
@@ -9,9 +11,9 @@ and the callback's defaults (racing, recalibration, memo). A search is everythin
 network to the cut one. The plain way zeroes the channels of the full network and calls
 `trainer.validate`, without recalibration. Once with the example's loader, which cuts batches out of
 a tensor, and once with an ordinary one, which fetches and transforms single images: a search reads
-its validation batches once. Processor time, so that other work on the machine matters less; on a
-GPU the time on the clock, and once more with all validation images in one batch: a small network
-leaves a GPU waiting for Python, batch by batch.
+its validation batches once. Processor time, so that other work on the machine matters less; with several threads
+and on a GPU the time on the clock. On a GPU once more with all validation images in one batch: a
+small network leaves a GPU waiting for Python, batch by batch.
 """
 
 from __future__ import annotations
@@ -86,13 +88,17 @@ class Stopwatch(L.Callback):
         trainer.should_stop = True
 
 
-def rates(data: FashionMNIST, accelerator: str, round_to: int) -> tuple[float, float]:
+def rates(data: FashionMNIST, options: argparse.Namespace) -> tuple[float, float]:
     """Return candidates a second, of a search and of the plain way."""
-    clock = CLOCKS[accelerator]
+    clock = CLOCKS[options.accelerator] if options.threads == 1 else time.perf_counter
+    layout = torch.contiguous_format if options.usual_format else torch.channels_last
     model, watch = FashionClassifier(), Stopwatch(clock)
-    plain = plain_way(model, data, accelerator=accelerator)
-    prune = pruning(max_evaluations=EVALUATIONS, report=False, round_to=round_to)
-    fit = quiet(accelerator, max_epochs=2, limit_train_batches=200, callbacks=[watch, prune])
+    model.net.to(memory_format=layout)
+    plain = plain_way(model, data, accelerator=options.accelerator, memory_format=layout)
+    prune = pruning(max_evaluations=EVALUATIONS, report=False, round_to=options.round_to)
+    fit = quiet(
+        options.accelerator, max_epochs=2, limit_train_batches=200, callbacks=[watch, prune]
+    )
     fit.fit(model, data)
     plain()  # the first one warms up
     seconds = statistics.median(timed(plain, clock) for _ in range(REPEATS))
@@ -104,13 +110,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--accelerator", choices=list(CLOCKS), default="cpu")
     parser.add_argument("--round-to", type=int, default=1, help="multiple of channels that stay")
-    arguments = parser.parse_args()
-    accelerator = arguments.accelerator
+    parser.add_argument("--usual-format", action="store_true", help="weights not in channels-last")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     kinds = {"batches out of a tensor": FashionMNIST, "single images": OrdinaryFashionMNIST}
-    for batch in (BATCH,) if accelerator == "cpu" else (BATCH, 5000):
+    for batch in (BATCH,) if options.accelerator == "cpu" else (BATCH, 5000):
         for name, kind in kinds.items():
             L.seed_everything(0, verbose=False)
-            ours, others = rates(kind(eval_batch_size=batch), accelerator, arguments.round_to)
+            ours, others = rates(kind(eval_batch_size=batch), options)
             print(
                 f"{name}, batches of {batch}: {ours:.2f} candidates a second, the plain way"
                 f" {others:.2f}: {ours / others:.2f} times",

@@ -4,7 +4,8 @@
 
 On the Fashion-MNIST ResNet of the examples at half of its MACs. `ours` is what the search does for
 a candidate: cut, recalibrate, validate, restore. `forward` are the forward passes in it alone: the
-small network over the same recalibration and validation batches, in a loop that does nothing else.
+small network over the same recalibration and validation batches, in a loop that does nothing else,
+with weights in the same memory format.
 `plain` is what one would write without this package: zero the channels of the full network, and
 call `trainer.validate`. They take turns, so that other work on the machine meets all of them, and
 processor time is compared.
@@ -31,6 +32,7 @@ from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import training_batches
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.callbacks.survey import Survey
+from lightning_slimga.memory_format import channels_last
 
 BUDGET = 0.5
 
@@ -78,6 +80,7 @@ class Comparison(L.Callback):
             settings(self.fitness_batches),
             evaluator=survey.evaluator,
             recalibration=survey.training,
+            in_channels_last=survey.channels_last,
             result=PruningResult(),
             between_batches=lambda: None,
         )
@@ -120,7 +123,7 @@ def _forward(
 
     def run() -> float:
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        with surgery.shrunk(mask):
+        with surgery.shrunk(mask), channels_last(model):
             seconds = timed(passes)
         model.train()
         for buffer, content in buffers:
@@ -136,6 +139,7 @@ def plain_way(
     mask: Any = None,
     batches: int | None = None,
     accelerator: str = "cpu",
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Callable[[], None]:
     """Return what evaluates a candidate by masking a copy of a module and `trainer.validate`.
 
@@ -145,10 +149,12 @@ def plain_way(
         mask: the candidate; None: a uniform one.
         batches: validation batches; None: all.
         accelerator: of the Trainer.
+        memory_format: of the copy's weights.
     """
     trainer = quiet(accelerator, limit_val_batches=1.0 if batches is None else batches)
     model = FashionClassifier()
     model.load_state_dict(pl_module.state_dict())
+    model.net.to(memory_format=memory_format)
     own = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))
     chosen = uniform_mask(own) if mask is None else mask
 

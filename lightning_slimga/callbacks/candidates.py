@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from lightning_slimga.callbacks.internals.evaluation import StopRule
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call
 from lightning_slimga.kernels import untuned
+from lightning_slimga.memory_format import channels_last
 from lightning_slimga.recalibration import recalibrate, recalibrated
 from lightning_slimga.search.racing import Race
 from lightning_slimga.shrinking import Mask
@@ -32,6 +34,7 @@ class CandidateEvaluation:
         settings: the callback's arguments.
         evaluator: the validation that the search sees.
         recalibration: training calls from which batch norm takes its statistics.
+        in_channels_last: evaluate in that memory format, as long as nothing fails in it.
         result: gets the seconds.
         between_batches: called between the batches of a validation; may raise.
         between_finalists: called by all ranks before each mask of `on_everything`; may raise.
@@ -49,6 +52,7 @@ class CandidateEvaluation:
         *,
         evaluator: FitnessEvaluator,
         recalibration: Sequence[Call],
+        in_channels_last: bool,
         result: PruningResult,
         between_batches: Callable[[], None],
         between_finalists: Callable[[], None] = lambda: None,
@@ -57,6 +61,7 @@ class CandidateEvaluation:
         self._surgery, self._settings = surgery, settings
         self._evaluator, self._result = evaluator, result
         self._calls = recalibration if settings.recalibration_batches else []
+        self._in_channels_last = in_channels_last
         self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
         self._between_batches, self._between_finalists = between_batches, between_finalists
         self._warned_nan = False
@@ -104,6 +109,9 @@ class CandidateEvaluation:
         Of a candidate that the race has stopped: what it is estimated to be, worse than that of
         any candidate that may become a parent.
         """
+        return self._in_a_format(partial(self._raced, mask))
+
+    def _raced(self, mask: Mask) -> float:
         if self.race is None:
             return self._measure(mask, self._evaluator)
         runner, was_off = self.race.enter(), self.race.off
@@ -117,7 +125,7 @@ class CandidateEvaluation:
         values = []
         for mask in masks:
             self._between_finalists()
-            values.append(self._measure(mask, self._everything))
+            values.append(self._in_a_format(partial(self._measure, mask, self._everything)))
         return values
 
     def uncut(self) -> float:
@@ -145,6 +153,24 @@ class CandidateEvaluation:
         with self._trainer.precision_plugin.forward_context():
             recalibrate(self._module, self._calls, self._average)
 
+    def _in_a_format(self, measured: Callable[[], float]) -> float:
+        """Measure, once more in the usual memory format if that of the convolutions may be why not.
+
+        What a validation does beyond calling the network was not seen before.
+        """
+        try:
+            return measured()
+        except RuntimeError as error:
+            if not self._in_channels_last or self._trainer.world_size > 1:  # ranks stay in step
+                raise
+            self._in_channels_last = False
+            value = measured()
+            rank_zero_info(
+                "From here on candidates are evaluated in the usual memory format, because the"
+                f" validation fails in channels-last ({error})."
+            )
+            return value
+
     def _measure(
         self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
     ) -> float:
@@ -155,7 +181,8 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         statistics = recalibrated(self._module, self._calls, self._average)
         forward = self._result.timed("forward")
-        with self._surgery.shrunk(mask), forward, untuned(), context, statistics:
+        layout = channels_last(self._module) if self._in_channels_last else nullcontext()
+        with self._surgery.shrunk(mask), layout, forward, untuned(), context, statistics:
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True

@@ -161,6 +161,7 @@ class PruningRun:
             self.settings,
             evaluator=survey.evaluator,
             recalibration=survey.training,
+            in_channels_last=survey.channels_last,
             result=self.result,
             between_batches=self._between_batches,
             between_finalists=self._leave_if_asked,

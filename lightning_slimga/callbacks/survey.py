@@ -22,6 +22,7 @@ from lightning_slimga.callbacks.internals import (
 )
 from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.calls import examples_of
+from lightning_slimga.memory_format import runs_channels_last
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery import ChannelSurgery
 
@@ -44,6 +45,7 @@ class Survey:
         training: calls of the training step, on a few batches.
         samples: samples in the example inputs of `surgery`.
         surgery: what can go.
+        channels_last: whether candidates may be evaluated in that memory format.
 
     Raises:
         MisconfigurationException: when no call of a module is seen, or no metric.
@@ -87,6 +89,7 @@ class Survey:
             min_channels=settings.min_channels,
             round_to=settings.round_to,
         )
+        self.channels_last = broadcast(trainer, runs_channels_last(pl_module, small))
 
     def _measured_noise(self) -> float:
         """Evaluate the same network again: random numbers are seeded, the user's may not be."""

@@ -1,0 +1,109 @@
+"""Candidates may convolve in another memory format where nobody notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_slimga.calls import calls_from_example
+from lightning_slimga.memory_format import channels_last, runs_channels_last
+from tests.networks.checks import assert_same, randomise, snapshot
+
+LAST = torch.channels_last
+
+
+class Features(nn.Module):
+    """Convolutions, and something done with what they return."""
+
+    def __init__(self, then: Callable[[Tensor], Tensor] = lambda x: x.mean((2, 3))) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.then(self.norm(self.up(self.depthwise(self.first(x)).relu())).relu())
+
+
+def works(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> bool:
+    randomise(model)
+    before = snapshot(model)
+    x = torch.rand(*(shape or (2, 3, 6, 6)), dtype=dtype)
+    found = runs_channels_last(model, calls_from_example(x))
+    assert_same(before, snapshot(model))
+    return found
+
+
+def test_convolutions_run_in_channels_last_and_get_their_memory_back() -> None:
+    model, x = Features(lambda x: x).eval(), torch.rand(2, 3, 6, 6)
+    weights = {name: (weight, weight.data_ptr()) for name, weight in model.named_parameters()}
+    wanted = model(x)
+    with channels_last(model):
+        found = model(x)
+        assert found.is_contiguous(memory_format=LAST)
+        assert model.first.weight.is_contiguous(memory_format=LAST)
+        torch.testing.assert_close(found, wanted)
+    assert wanted.is_contiguous()
+    for name, weight in model.named_parameters():
+        assert weight is weights[name][0]
+        assert weight.data_ptr() == weights[name][1]
+        assert weight.is_contiguous()
+    assert torch.equal(model(x), wanted)
+
+
+def test_weights_come_back_after_a_failure_and_where_layers_share_them() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    model[1].weight = model[0].weight
+    place = model[0].weight.data_ptr()
+    with pytest.raises(RuntimeError, match="channels"), channels_last(model):
+        model(torch.rand(2, 5, 6, 6))
+    with channels_last(model):
+        assert model[1].weight.is_contiguous(memory_format=LAST)
+    assert model[0].weight is model[1].weight
+    assert model[0].weight.data_ptr() == place
+    assert model[0].weight.is_contiguous()
+
+
+def test_a_network_in_channels_last_stays_as_it_is() -> None:
+    model = Features().to(memory_format=LAST)
+    place = model.first.weight.data_ptr()
+    with channels_last(model):
+        assert model.first.weight.data_ptr() == place
+    assert model.first.weight.is_contiguous(memory_format=LAST)
+    assert not model.first.weight.is_contiguous()
+
+
+WORKS = {
+    "mean": lambda x: x.mean((2, 3)),
+    "flatten": lambda x: x.flatten(1),
+    "reshape": lambda x: x.reshape(len(x), -1),
+    "pooled and viewed": lambda x: nn.functional.adaptive_avg_pool2d(x, 1).view(len(x), -1),
+    "in its own memory": lambda x: x.contiguous(),
+}
+FAILS = {
+    "view": lambda x: x.view(len(x), -1),
+    "as_strided": lambda x: x.as_strided((2, 6, 144), (6 * 144, 144, 1)).mean(2),
+    "shown outside": lambda x: x,
+    "shown in a container": lambda x: {"features": [x], "mean": x.mean((2, 3))},
+    "strides": lambda x: x.mean((2, 3)) * x.stride(1),
+}
+
+
+@pytest.mark.parametrize("way", WORKS)
+def test_where_nobody_notices_it_is_taken(way: str) -> None:
+    assert works(Features(WORKS[way]))
+
+
+@pytest.mark.parametrize("way", FAILS)
+def test_where_code_wants_the_usual_format_it_is_not(way: str) -> None:
+    assert not works(Features(FAILS[way]))
+
+
+def test_where_it_gains_nothing_it_is_not_taken() -> None:
+    assert not works(nn.Linear(3, 4), 2, 3)
+    assert not works(Features().double(), dtype=torch.float64)
