@@ -2,7 +2,7 @@
 
     python -m benchmarks.candidate_rate                      # a few minutes
     python -m benchmarks.candidate_rate --round-to 8         # widths that suit the processor
-    python -m benchmarks.candidate_rate --usual-format       # as most networks are, not channels-last
+    python -m benchmarks.candidate_rate --usual-format       # weights as in most networks
     python -m benchmarks.candidate_rate --threads 2          # by the clock on the wall
     python -m benchmarks.candidate_rate --accelerator gpu    # on a GPU
 
@@ -11,9 +11,9 @@ and the callback's defaults (racing, recalibration, memo). A search is everythin
 network to the cut one. The plain way zeroes the channels of the full network and calls
 `trainer.validate`, without recalibration. Once with the example's loader, which cuts batches out of
 a tensor, and once with an ordinary one, which fetches and transforms single images: a search reads
-its validation batches once. Processor time, so that other work on the machine matters less; with several threads
-and on a GPU the time on the clock. On a GPU once more with all validation images in one batch: a
-small network leaves a GPU waiting for Python, batch by batch.
+its validation batches once. Processor time, so that other work on the machine matters less; with
+several threads and on a GPU the time on the clock. On a GPU once more with all validation images in
+one batch: a small network leaves a GPU waiting for Python, batch by batch.
 """
 
 from __future__ import annotations

@@ -152,15 +152,23 @@ def test_a_proof_that_holds_costs_a_handful_of_forward_passes() -> None:
     assert len(COUNTER) <= 5
 
 
-@pytest.mark.parametrize(("share", "passes"), [(None, 2), (0.5, 3)])
+class Doubles(nn.Module):
+    """Makes two numbers of one, and one of them again, in training alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x], 1)[:, : x.shape[1]] if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("between", "passes"), [(nn.Identity(), 2), (nn.Dropout(0.5), 2), (Doubles(), 3)]
+)
 def test_a_surgery_runs_in_training_mode_where_that_does_something_else(
-    share: float | None, passes: int
+    between: nn.Module, passes: int
 ) -> None:
-    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)]
-    model = nn.Sequential(*layers[:2], *([] if share is None else [nn.Dropout(share)]), layers[2])
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), between, nn.Linear(8, 2))
     surgery = ChannelSurgery(model, torch.randn(3, 6))
     ran: list[bool] = []
-    layers[2].register_forward_pre_hook(lambda module, _: ran.append(module.training))
+    model[3].register_forward_pre_hook(lambda module, _: ran.append(module.training))
     surgery.apply(random_mask(surgery))
     assert ran == [False, False, True][:passes]
 
