@@ -71,7 +71,7 @@ class Comparison(L.Callback):
         survey = Survey(trainer, pl_module, settings(None))
         masks = [_half(survey.surgery, seed) for seed in range(CANDIDATES)]
         self.possible, self.seconds = survey.channels_last, {}
-        for name, last in ("usual", False), ("channels-last", survey.channels_last):
+        for name, last in ("usual", []), ("channels-last", survey.channels_last):
             candidates = CandidateEvaluation(
                 trainer,
                 pl_module,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -49,14 +49,9 @@ class Analysis:
 
     @property
     def trains_as_it_runs(self) -> bool:
-        """Whether training runs the ops of evaluation, line by line, and else at most dropout."""
-        evaluation = deque(self.records["eval"])
-        for record in self.records.get("train", []):
-            if evaluation and record.is_like(evaluation[0]):
-                evaluation.popleft()
-            elif not record.keeps_sizes:
-                return False
-        return not evaluation
+        """Whether training runs the same ops as evaluation, line by line."""
+        evaluation, training = self.records["eval"], self.records.get("train", [])
+        return len(evaluation) == len(training) and all(map(OpRecord.is_like, evaluation, training))
 
 
 def analyse(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, deque)
+_DEPTH, _MANY = 3, 2**12  # containers in containers, as long as it is no data set
 _PLAIN = {bool, int, float, str, tuple, type(None)}
 # Of these a GPU says whether they differ without being waited for.
 _COMPARABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool}
@@ -54,9 +56,9 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
 
     Buffers come back in identity and content (batch-norm statistics, spectral-norm vectors),
     so do ``training`` flags, plain attributes, tensors held in plain attributes (the states of
-    torchmetrics objects), the content of lists, dicts and sets held by a module, gradients, and
-    torch's random number generators. Parameters keep their identity; their *values* are not
-    copied, because nothing in a forward pass changes them.
+    torchmetrics objects), the content of lists, deques, dicts and sets held by a module, also of
+    those in others, gradients, and torch's random number generators. Parameters keep their
+    identity; their *values* are not copied, because nothing in a forward pass changes them.
 
     Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone: the others may run the
     module another number of times, or not at all.
@@ -111,16 +113,23 @@ class _Snapshot:
         for value in self.attributes.values():
             if type(value) in _PLAIN:
                 continue
-            if isinstance(value, _CONTAINERS):  # most are empty: hooks that nobody has registered
-                if value:
-                    self.containers.append((value, value.copy()))
-                else:
-                    self.empty.append(value)
+            if isinstance(value, _CONTAINERS):
+                self._keep(value)
             elif isinstance(value, Tensor):
                 tensors.append(value)
         self.tensors = [(t, t.detach().clone()) for t in tensors]
         parameters = self.attributes["_parameters"].values()
         self.gradients = [(p, p.grad) for p in parameters if p is not None]
+
+    def _keep(self, container: Any, depth: int = _DEPTH) -> None:
+        if not container:  # as most are: hooks that nobody has registered
+            self.empty.append(container)
+            return
+        self.containers.append((container, container.copy()))
+        if depth and len(container) < _MANY:
+            for item in container.values() if isinstance(container, dict) else container:
+                if isinstance(item, _CONTAINERS):
+                    self._keep(item, depth - 1)
 
     def restore(self) -> None:
         self.module.__dict__.clear()
@@ -136,10 +145,10 @@ class _Snapshot:
 
 def _refill(container: Any, content: Any) -> None:
     """Give ``container`` back its former content, keeping its identity."""
-    if isinstance(container, list):
-        container[:] = content
+    container.clear()
+    if isinstance(container, (list, deque)):
+        container.extend(content)
     else:
-        container.clear()
         container.update(content)
 
 

@@ -39,43 +39,33 @@ def works(model: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> 
     return found
 
 
-def test_convolutions_run_in_channels_last_and_get_their_memory_back() -> None:
+def test_convolutions_run_in_channels_last_and_nothing_stays_of_it() -> None:
     model, x = Features(lambda x: x).eval(), torch.rand(2, 3, 6, 6)
-    weights = {name: (weight, weight.data_ptr()) for name, weight in model.named_parameters()}
-    wanted = model(x)
+    randomise(model)
+    before, wanted = snapshot(model), model(x)
     with channels_last(model):
         found = model(x)
         assert found.is_contiguous(memory_format=LAST)
-        assert model.first.weight.is_contiguous(memory_format=LAST)
+        assert all(weight.is_contiguous() for weight in model.parameters())
         torch.testing.assert_close(found, wanted)
+    assert_same(before, snapshot(model))
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.modules())
     assert wanted.is_contiguous()
-    for name, weight in model.named_parameters():
-        assert weight is weights[name][0]
-        assert weight.data_ptr() == weights[name][1]
-        assert weight.is_contiguous()
     assert torch.equal(model(x), wanted)
 
 
-def test_weights_come_back_after_a_failure_and_where_layers_share_them() -> None:
-    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
-    model[1].weight = model[0].weight
-    place = model[0].weight.data_ptr()
-    with pytest.raises(RuntimeError, match="channels"), channels_last(model):
-        model(torch.rand(2, 5, 6, 6))
-    with channels_last(model):
-        assert model[1].weight.is_contiguous(memory_format=LAST)
-    assert model[0].weight is model[1].weight
-    assert model[0].weight.data_ptr() == place
-    assert model[0].weight.is_contiguous()
-
-
-def test_a_network_in_channels_last_stays_as_it_is() -> None:
-    model = Features().to(memory_format=LAST)
-    place = model.first.weight.data_ptr()
-    with channels_last(model):
-        assert model.first.weight.data_ptr() == place
-    assert model.first.weight.is_contiguous(memory_format=LAST)
-    assert not model.first.weight.is_contiguous()
+def test_it_holds_inside_of_what_was_named_also_after_a_failure() -> None:
+    model = nn.ModuleDict({"tried": nn.Conv2d(3, 4, 3), "other": nn.Conv2d(3, 4, 3)})
+    x = torch.rand(2, 3, 6, 6)
+    with channels_last(model, ["tried"]):
+        assert model["tried"](x).is_contiguous(memory_format=LAST)
+        assert model["other"](x).is_contiguous()
+        with pytest.raises(RuntimeError, match="channels"):
+            model["tried"](torch.rand(2, 5, 6, 6))
+        assert model["other"](x).is_contiguous()
+        assert model["tried"](x).is_contiguous(memory_format=LAST)
+    with channels_last(model, []):
+        assert model["tried"](x).is_contiguous()
 
 
 WORKS = {
@@ -91,6 +81,13 @@ FAILS = {
     "shown outside": lambda x: x,
     "shown in a container": lambda x: {"features": [x], "mean": x.mean((2, 3))},
     "strides": lambda x: x.mean((2, 3)) * x.stride(1),
+    "drawn at random": lambda x: (x * torch.randn_like(x)).mean((2, 3)),
+}
+ASIDE = {
+    "itself": lambda x: x,
+    "a view": lambda x: x[0, :2],
+    "a copy": lambda x: x[0].clone(),
+    "in another library": lambda x: x.numpy(),
 }
 
 
@@ -102,6 +99,27 @@ def test_where_nobody_notices_it_is_taken(way: str) -> None:
 @pytest.mark.parametrize("way", FAILS)
 def test_where_code_wants_the_usual_format_it_is_not(way: str) -> None:
     assert not works(Features(FAILS[way]))
+
+
+@pytest.mark.parametrize("way", ASIDE)
+def test_where_features_are_put_aside_it_is_not(way: str) -> None:
+    aside: list[object] = []
+
+    def then(x: Tensor) -> Tensor:
+        aside.append(ASIDE[way](x))
+        return x.mean((2, 3))
+
+    assert not works(Features(then))
+
+
+def test_where_what_is_put_aside_is_in_no_other_format_it_is_taken() -> None:
+    aside: list[Tensor] = []
+
+    def then(x: Tensor) -> Tensor:
+        aside.append(x.mean((2, 3)))
+        return aside[-1]
+
+    assert works(Features(then))
 
 
 def test_where_it_gains_nothing_it_is_not_taken() -> None:

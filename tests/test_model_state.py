@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -28,12 +29,16 @@ class Busy(nn.Module):
         self.history: list[float] = [1.0]
         self.seen: dict[str, int] = {}
         self.tags = {"a"}
+        self.epoch: dict[str, Any] = {"losses": [], "last": deque([3], maxlen=2), "own": [{}]}
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         self.history.append(2.0)
         self.seen["x"] = len(x)
         self.tags.add("b")
+        self.epoch["losses"].append(x)
+        self.epoch["last"].extend([4, 5])
+        self.epoch["own"][0]["x"] = x
         self.plain += 1
         self.table = self.table + 1
         self.extra = x
@@ -87,6 +92,7 @@ def test_everything_comes_back(fails: bool) -> None:
     assert model.plain.tolist() == [0.0, 0.0]
     assert model.history is history
     assert (model.calls, history, model.seen, model.tags) == (0, [1.0], {}, {"a"})
+    assert model.epoch == {"losses": [], "last": deque([3]), "own": [{}]}
     assert not hasattr(model, "extra")
     assert not hasattr(model, "added")
     assert torch.equal(torch.get_rng_state(), random)

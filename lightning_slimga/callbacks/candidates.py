@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
@@ -34,7 +33,7 @@ class CandidateEvaluation:
         settings: the callback's arguments.
         evaluator: the validation that the search sees.
         recalibration: training calls from which batch norm takes its statistics.
-        in_channels_last: evaluate in that memory format, as long as nothing fails in it.
+        in_channels_last: names of the modules that run in that memory format meanwhile.
         result: gets the seconds.
         between_batches: called between the batches of a validation; may raise.
         between_finalists: called by all ranks before each mask of `on_everything`; may raise.
@@ -52,7 +51,7 @@ class CandidateEvaluation:
         *,
         evaluator: FitnessEvaluator,
         recalibration: Sequence[Call],
-        in_channels_last: bool,
+        in_channels_last: Sequence[str],
         result: PruningResult,
         between_batches: Callable[[], None],
         between_finalists: Callable[[], None] = lambda: None,
@@ -109,9 +108,6 @@ class CandidateEvaluation:
         Of a candidate that the race has stopped: what it is estimated to be, worse than that of
         any candidate that may become a parent.
         """
-        return self._in_a_format(partial(self._raced, mask))
-
-    def _raced(self, mask: Mask) -> float:
         if self.race is None:
             return self._measure(mask, self._evaluator)
         runner, was_off = self.race.enter(), self.race.off
@@ -125,7 +121,7 @@ class CandidateEvaluation:
         values = []
         for mask in masks:
             self._between_finalists()
-            values.append(self._in_a_format(partial(self._measure, mask, self._everything)))
+            values.append(self._measure(mask, self._everything))
         return values
 
     def uncut(self) -> float:
@@ -153,24 +149,6 @@ class CandidateEvaluation:
         with self._trainer.precision_plugin.forward_context():
             recalibrate(self._module, self._calls, self._average)
 
-    def _in_a_format(self, measured: Callable[[], float]) -> float:
-        """Measure, once more in the usual memory format if that of the convolutions may be why not.
-
-        What a validation does beyond calling the network was not seen before.
-        """
-        try:
-            return measured()
-        except RuntimeError as error:
-            if not self._in_channels_last or self._trainer.world_size > 1:  # ranks stay in step
-                raise
-            self._in_channels_last = False
-            value = measured()
-            rank_zero_info(
-                "From here on candidates are evaluated in the usual memory format, because the"
-                f" validation fails in channels-last ({error})."
-            )
-            return value
-
     def _measure(
         self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
     ) -> float:
@@ -181,7 +159,7 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         statistics = recalibrated(self._module, self._calls, self._average)
         forward = self._result.timed("forward")
-        layout = channels_last(self._module) if self._in_channels_last else nullcontext()
+        layout = channels_last(self._module, self._in_channels_last)
         with self._surgery.shrunk(mask), layout, forward, untuned(), context, statistics:
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:

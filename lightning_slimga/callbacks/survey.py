@@ -45,7 +45,7 @@ class Survey:
         training: calls of the training step, on a few batches.
         samples: samples in the example inputs of `surgery`.
         surgery: what can go.
-        channels_last: whether candidates may be evaluated in that memory format.
+        channels_last: names of the modules that may run in that memory format in evaluations.
 
     Raises:
         MisconfigurationException: when no call of a module is seen, or no metric.
@@ -79,17 +79,20 @@ class Survey:
         small, samples = examples_of(pl_module, evaluating, _SAMPLES, training=False)
         small, self.samples = share_calls(trainer, small), broadcast(trainer, samples)
         in_training, _ = examples_of(pl_module, self.training, _SAMPLES, training=True)
+        in_training = share_calls(trainer, in_training)
         self.surgery = ChannelSurgery(
             pl_module,
             small,
-            training_inputs=share_calls(trainer, in_training),
+            training_inputs=in_training,
             allow_approximate=settings.allow_approximate,
             ignore=settings.ignore,
             only_scaled=settings.only_scaled,
             min_channels=settings.min_channels,
             round_to=settings.round_to,
         )
-        self.channels_last = broadcast(trainer, runs_channels_last(pl_module, small))
+        calls = [*small, *in_training]
+        quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
+        self.channels_last: list[str] = broadcast(trainer, sorted(quick))
 
     def _measured_noise(self) -> float:
         """Evaluate the same network again: random numbers are seeded, the user's may not be."""

@@ -127,12 +127,6 @@ class OpRecord:
         mine, others = (self.name, self.line, self.shapes), (other.name, other.line, other.shapes)
         return mine == others
 
-    @property
-    def keeps_sizes(self) -> bool:
-        """Whether its results have no dimension of channels that its arguments do not have."""
-        known = {id(dim) for labels in self.inputs for dim in labels}
-        return all(dim is None or id(dim) in known for labels in self.outputs for dim in labels)
-
     def repeats(self, inputs: tuple[Labels, ...], arguments: Any) -> bool:
         """Whether the op runs once more, on the same labels and with the same arguments."""
         if arguments != self.arguments or len(inputs) != len(self.inputs):

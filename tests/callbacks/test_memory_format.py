@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from lightning_slimga.callbacks import survey
 from tests.callbacks.small_fit import Net, assert_equal, assert_pruned, fitted, prune, widths
@@ -37,7 +37,6 @@ def test_candidates_alone_are_evaluated_in_channels_last() -> None:
     assert_pruned(fit, module)
     assert {size for size, last in module.seen if last} > {widths(module)}
     assert {size for size, last in module.seen if not last} == {(8, 12), widths(module)}
-    assert not any(in_channels_last(weight) for weight in module.parameters())
 
 
 class Keeps(Net):
@@ -52,17 +51,57 @@ class Keeps(Net):
         self.log("val_size", self.features[0].view(len(batch[0]), -1).norm())
 
 
-def test_a_validation_that_fails_in_it_is_run_in_the_usual_format(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with caplog.at_level(logging.INFO):
-        fit, module = fitted(Keeps(), prune(racing=True))
-    assert_pruned(fit, module)
-    said = [record.message for record in caplog.records if "memory format" in record.message]
-    assert len(said) == 1
-    assert "the validation fails in channels-last (view size" in said[0]
+class Auxiliary(Net):
+    """What only training calls wants the usual format."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, _ = batch
+        return super().training_step(batch, batch_idx) + self.auxiliary(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = Flat(self.body)
+
+
+class Flat(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).view(len(x), -1).square().mean()
+
+
+class Ends(Net):
+    """Calls a part of the network, and looks at its parameters, when its validation ends."""
+
+    def on_validation_epoch_end(self) -> None:
+        features = self.body(torch.ones(2, 2, 6, 6))
+        norm = parameters_to_vector(self.parameters()).norm()
+        self.log("val_norm", features.view(2, -1).norm() + norm)
+
+
+def usual(monkeypatch: pytest.MonkeyPatch, kind: type[Net]) -> Net:
+    """The module after a fit whose candidates are evaluated in the usual format."""
     monkeypatch.setattr(survey, "runs_channels_last", lambda *_: False)
-    assert_equal(fitted(Keeps(), prune(racing=True))[1], module)
+    return fitted(kind(), prune(racing=True))[1]
+
+
+@pytest.mark.parametrize("kind", [Keeps, Auxiliary])
+def test_where_a_fit_wants_the_usual_format_it_has_it(
+    kind: type[Net], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, module = fitted(kind(), prune(racing=True))
+    assert_pruned(fit, module)
+    assert_equal(usual(monkeypatch, kind), module)
+
+
+def test_what_was_not_tried_in_channels_last_has_the_usual_format(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit, module = fitted(Ends(), prune(racing=True))
+    assert_pruned(fit, module)
+    assert widths(usual(monkeypatch, Ends)) == widths(module)
 
 
 class Fails(Net):
