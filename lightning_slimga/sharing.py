@@ -54,7 +54,7 @@ class Sharing(Replay):
         return all(map(self._same, tensors, tensors_in(args)))
 
     def _same(self, first: Tensor, second: Tensor) -> bool:
-        if first.layout is not torch.strided:
+        if not memory_of(first):
             return False
         if memory_of(first) != memory_of(second):
             return _equal(first, second)
@@ -66,4 +66,5 @@ def _equal(first: Tensor, second: Tensor) -> bool:
     alike = first.device.type == second.device.type == "cpu" and first.dtype in _NUMPY
     if not alike or first.numel() < _MANY:
         return torch.equal(first, second)
-    return np.array_equal(first.detach().numpy(), second.detach().numpy())
+    a, b = (tensor.detach().resolve_neg().numpy() for tensor in (first, second))
+    return np.array_equal(a, b)

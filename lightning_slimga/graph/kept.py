@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -13,11 +14,11 @@ from torch import Tensor
 
 
 class Kept:
-    """A tensor with the values that it has now, whatever becomes of it.
+    """A tensor with the values that it has now; if they are lost, that is noticed.
 
     Args:
         tensor: the tensor.
-        lent: whether its memory stays in use. Whoever lends it calls :meth:`part` before anything
+        lent: whether its memory stays in use. Whoever lends it calls :meth:`part` before an op
             writes into it; otherwise the values are copied here and now.
     """
 
@@ -25,18 +26,23 @@ class Kept:
         lent = lent and type(tensor) is Tensor and tensor.layout is torch.strided
         self.memory = memory_of(tensor) if lent else 0
         """Where the memory is that it has in common with others; 0 if it has its own."""
-        self._size = tensor.untyped_storage().nbytes() if lent else 0
         self._tensor = tensor.detach() if lent else tensor.clone()
+        self._content = _summed(self._tensor) if self.memory else []
 
     def part(self) -> None:
         """Take a copy, since somebody is about to write into the memory."""
         if self.intact:
-            self._tensor, self.memory = self._tensor.clone(), 0
+            self._tensor, self.memory, self._content = self._tensor.clone(), 0, []
 
     @property
     def intact(self) -> bool:
-        """Whether nobody has taken the memory away, as ``storage.resize_(0)`` does."""
-        return not self.memory or self._tensor.untyped_storage().nbytes() == self._size
+        """Whether it has its values: not all that writes is an op (NumPy, ``resize_(0)``)."""
+        if not self.memory:
+            return True
+        if memory_of(self._tensor) != self.memory:
+            return False
+        now = _summed(self._tensor)
+        return len(now) == len(self._content) and all(map(torch.equal, now, self._content))
 
     def given(self) -> Tensor:
         """The tensor, for somebody who may write into it; to be asked for once, while intact."""
@@ -74,14 +80,39 @@ class Loans:
 
 def memory_of(tensor: Tensor) -> int:
     """Where the memory of a tensor begins; 0 if it has none that others could have in common."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+    if tensor.layout is not torch.strided:
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # a subclass that wraps others has no memory of its own
+        return 0
+
+
+def _summed(tensor: Tensor) -> list[Tensor]:
+    """What changes when somebody writes into the memory of a tensor, cheaper than a copy of it."""
+    words, rest = divmod(tensor.untyped_storage().nbytes(), 8)
+    rows = words // _COLUMNS
+    numbers = _read(tensor, torch.int64, 0, words)
+    summed = numbers[: rows * _COLUMNS].view(rows, _COLUMNS).sum(0)  # tells an order from another
+    odd = _read(tensor, torch.uint8, 8 * words, rest)
+    return [summed, numbers[rows * _COLUMNS :].clone(), odd.clone()]
+
+
+def _read(tensor: Tensor, dtype: torch.dtype, start: int, count: int) -> Tensor:
+    """Numbers in the memory of a tensor, read as another type."""
+    numbers = torch.empty(0, dtype=dtype, device=tensor.device)
+    return numbers.set_(tensor.untyped_storage(), start, (count,), (1,))
+
+
+_COLUMNS = 61  # no width of a network: numbers that change places come to stand in other columns
 
 
 def _users(tensor: Tensor) -> float:
     """How many use the memory of a tensor; not a number where this version of torch cannot say."""
     count = getattr(torch._C, "_storage_Use_Count", None)
-    return math.nan if count is None else count(tensor.untyped_storage()._cdata)
+    memory = tensor.untyped_storage()  # the same object for all who ask, in later versions
+    return math.nan if count is None else count(memory._cdata) + sys.getrefcount(memory)
 
 
 _ALONE = _users(torch.empty(1))
-"""What torch says of memory that one tensor uses."""
+"""What is said of memory that one tensor uses."""

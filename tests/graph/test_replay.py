@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -77,6 +76,38 @@ def test_a_result_is_handed_on_as_it_was_before_it_was_written_into(way: str) ->
     assert torch.equal(multiplied(replay), torch.full((3, 5), 4.0))
 
 
+def turned_round(y: Tensor) -> None:
+    numbers = y.numpy()
+    numbers[:] = numbers[::-1].copy()
+
+
+def in_new_memory(y: Tensor) -> None:
+    for size in (0, 60):
+        y.untyped_storage().resize_(size)
+
+
+UNSEEN = {
+    "numpy": lambda y: y.numpy().fill(0),
+    "the last byte": lambda y: y.numpy().view("uint8").__setitem__((2, -1), 0),
+    "another order": turned_round,
+    "memory of its own": in_new_memory,
+}
+
+
+@pytest.mark.parametrize("way", UNSEEN)
+@pytest.mark.parametrize("writes", [True, False])
+def test_what_was_written_past_all_ops_is_computed(way: str, writes: bool) -> None:
+    replay = Replay()
+    a, b = torch.arange(12.0).view(3, 4), torch.ones(4, 5)
+    y = replay.run(PLACE, ATEN.mm.default, (a, b), {})
+    UNSEEN[way](y)
+    if writes:
+        replay.run(None, ATEN.add_.Tensor, (y, 1), {})
+    del y
+    replay.second = True
+    assert torch.equal(replay.run(PLACE, ATEN.mm.default, (a, b), {}), a @ b)
+
+
 def test_a_result_that_nobody_writes_into_is_not_copied() -> None:
     replay = Replay()
     place = multiplied(replay).data_ptr()
@@ -87,13 +118,26 @@ def test_a_result_that_nobody_writes_into_is_not_copied() -> None:
     assert torch.equal(multiplied(replay), torch.full((3, 5), 4.0))  # once only: computed
 
 
-@pytest.mark.parametrize("kept", [lambda y: y, lambda y: y[1:], lambda y: y.detach().numpy()])
-def test_what_somebody_still_has_is_not_handed_on(kept: Callable[[Tensor], Any]) -> None:
+HOLDS = {
+    "itself": (lambda y: y, lambda held: held),
+    "a view": (lambda y: y[1:], lambda held: held),
+    "numpy": (lambda y: y.detach().numpy(), lambda held: held),
+    "its memory": (
+        lambda y: y.untyped_storage(),
+        lambda held: torch.empty(0).set_(held, 0, (15,)),
+    ),
+}
+"""What somebody may hold of a result, and its numbers."""
+
+
+@pytest.mark.parametrize("way", HOLDS)
+def test_what_somebody_still_has_is_not_handed_on(way: str) -> None:
     replay = Replay()
-    mine = kept(multiplied(replay))
+    hold, numbers = HOLDS[way]
+    held = hold(multiplied(replay))
     replay.second = True
     multiplied(replay).zero_()
-    assert (mine == 4).all()
+    assert (numbers(held) == 4).all()
 
 
 def test_memory_that_was_taken_away_is_not_read() -> None:
@@ -182,13 +226,13 @@ class Remembers(nn.Module):
         super().__init__()
         self.text, self.first, self.second = nn.Linear(6, 8), nn.Linear(6, 16), nn.Linear(16, 8)
         self.text.requires_grad_(False)
-        self.kept = {"eval": {}, "other": SimpleNamespace()}
+        self.kept = SimpleNamespace()
 
     def forward(self, x: Tensor) -> Tensor:
-        if "table" not in self.kept["eval"]:
-            self.kept["eval"]["table"] = self.text(torch.eye(6))
+        if not hasattr(self.kept, "table"):
+            self.kept.table = self.text(torch.eye(6))
         y = self.second(self.first(x).relu())
-        return y @ table(self).t() + y @ self.kept["eval"]["table"].t()
+        return y @ table(self).t() + y @ self.kept.table.t()
 
 
 def test_what_a_program_keeps_is_computed() -> None:
@@ -196,7 +240,7 @@ def test_what_a_program_keeps_is_computed() -> None:
     ChannelSurgery(model, x)
     wanted = model.text(torch.eye(6))
     assert torch.equal(table(model), wanted)
-    assert torch.equal(model.kept["eval"]["table"], wanted)
+    assert torch.equal(model.kept.table, wanted)
 
 
 class Swaps(nn.Module):
