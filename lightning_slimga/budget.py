@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_slimga.arguments import REFUSED, plain_number
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.search import Budget
 
@@ -44,25 +45,29 @@ def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float
             f"Expected argument `{argument}` to name at least one limit, such as"
             ' {"macs": 0.5}, but got none.'
         )
-    for name, limit in budget.items():
-        if name not in KNOWN_BUDGETS:
-            raise ValueError(
-                f"Expected argument `{argument}` to limit one of {', '.join(KNOWN_BUDGETS)}, but"
-                f" got {name!r}."
-            )
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)):
-            raise TypeError(
-                f"Expected argument `{argument}[{name!r}]` to be a number, but got"
-                f" {type(limit).__name__}."
-            )
-        if name == LATENCY:
-            _check_milliseconds(argument, limit)
-        elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
-            raise ValueError(
-                f"Expected argument `{argument}[{name!r}]` to be a fraction in (0, 1] or a whole"
-                f" number above 1 (absolute), but got {limit}."
-            )
-    return dict(budget)
+    return {name: _checked_limit(name, limit, argument) for name, limit in budget.items()}
+
+
+def _checked_limit(name: Any, given: Any, argument: str) -> int | float:
+    if name not in KNOWN_BUDGETS:
+        raise ValueError(
+            f"Expected argument `{argument}` to limit one of {', '.join(KNOWN_BUDGETS)}, but"
+            f" got {name!r}."
+        )
+    limit: Any = plain_number(given)
+    if limit is REFUSED:
+        raise TypeError(
+            f"Expected argument `{argument}[{name!r}]` to be a number, but got"
+            f" {type(given).__name__}."
+        )
+    if name == LATENCY:
+        _check_milliseconds(argument, limit)
+    elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
+        raise ValueError(
+            f"Expected argument `{argument}[{name!r}]` to be a fraction in (0, 1] or a whole"
+            f" number above 1 (absolute), but got {limit}."
+        )
+    return limit  # type: ignore[no-any-return]
 
 
 def _check_milliseconds(argument: str, limit: float) -> None:

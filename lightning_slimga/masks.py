@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightning_slimga.arguments import SURGERY
 from lightning_slimga.graph.channel_graph import Layer
 from lightning_slimga.shrinking import Mask
 
@@ -57,12 +58,8 @@ class Widths:
     round_to: int = 1
 
     def __post_init__(self) -> None:
-        for name, value in (("min_channels", self.min_channels), ("round_to", self.round_to)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(
-                    f"Expected argument `{name}` to be a whole number of at least 1, but got"
-                    f" {value!r}."
-                )
+        for name in ("min_channels", "round_to"):
+            object.__setattr__(self, name, SURGERY[name].check(name, getattr(self, name)))
 
     def fewest(self, channels: int) -> int:
         """The fewest channels that a layer of so many may keep."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 
-from lightning_slimga.budget import check_budget
+from lightning_slimga.arguments import check_patterns, one_of
 from lightning_slimga.callbacks.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.internals import (
     OutOfTimeError,
@@ -16,12 +16,13 @@ from lightning_slimga.callbacks.internals import (
     install_checkpoint_hooks,
     refuse_unsupported_strategy,
     remove_checkpoint_hooks,
+    require_validation,
 )
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.pruning_run import PruningRun
 from lightning_slimga.callbacks.rounds import Rounds
 from lightning_slimga.callbacks.search_file import remove_search_file
-from lightning_slimga.callbacks.settings import SearchSettings, expect
+from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.checkpoint import plans_of, store_plans
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
@@ -70,8 +71,9 @@ class GeneticPruneCallback(pl.Callback):
         allow_approximate: also remove channels under LayerNorm, which changes what remains.
         pick: search the best metric at every cost up to the (first) budget, and cut out this point:
             "knee" (where the metric begins to fall steeply), an int (index, cheapest first), a
-            float (the best within this share of the cost) or a mapping such as {"macs": 0.5} (the
-            best within this budget). None: the best network within the budget.
+            float (the best within this share of the dense network's cost, in what the first budget
+            names first) or a mapping such as {"macs": 0.5} (the best within this budget). None: the
+            best network within the budget.
         max_drop: the smallest network whose metric on all validation data is at most so much worse
             (absolute) than that of the uncut network; in place of `pick`.
         front: path of the `front.json` of an earlier run, to `pick` from without a search.
@@ -82,10 +84,6 @@ class GeneticPruneCallback(pl.Callback):
             that within the first epoch; or "restart" the schedule, which is run a second time.
         seed: seed of the search; the fit's own random numbers are not touched.
         report: write tables and plots to a folder beside the run's logs.
-
-    Attributes:
-        front: what the last search with `pick` or `max_drop` has left to choose from, or None.
-        prune_epochs: complete epochs before each round; `prune_epoch` is the first of them.
     """
 
     def __init__(
@@ -120,10 +118,9 @@ class GeneticPruneCallback(pl.Callback):
     ) -> None:
         super().__init__()
         self._rounds = Rounds(prune_epoch, prune_epochs, budget)
-        policies = get_args(RatePolicy)
-        expect(finetune_lr in policies, "finetune_lr", f"one of {policies}", finetune_lr)
-        self.monitor, self.mode = monitor, mode
-        self.prune_epoch, self.prune_epochs = self._rounds.epochs[0], self._rounds.epochs
+        self._rate = FinetuneRate(one_of(*get_args(RatePolicy)).check("finetune_lr", finetune_lr))
+        self.monitor, self.mode, self.prune_epochs = monitor, mode, self._rounds.epochs
+        self.prune_epoch = self.prune_epochs[0]
         self.settings = SearchSettings(
             monitor=monitor,
             mode=mode,
@@ -138,23 +135,26 @@ class GeneticPruneCallback(pl.Callback):
             racing=racing,
             min_channels=min_channels,
             round_to=round_to,
-            ignore=(ignore,) if isinstance(ignore, str) else tuple(ignore),
+            ignore=ignore,  # type: ignore[arg-type]  # the settings make plain data of it
             only_scaled=only_scaled,
             allow_approximate=allow_approximate,
             evaluation_factor=evaluation_factor,
             reset_monitors=reset_monitors,
             seed=seed,
             report=report,
-            pick=check_budget(pick, "pick") if isinstance(pick, dict) else pick,
+            pick=pick,
             max_drop=max_drop,
-            front=None if front is None else str(front),
+            front=front,  # type: ignore[arg-type]
         )
-        alone = len(self.prune_epochs) == 1 or (max_drop is None and front is None)
-        expect(alone, "prune_epochs", "one round with `max_drop` or `front`", self.prune_epochs)
-        self.front: Front | None = None
-        self._rate = FinetuneRate(finetune_lr)
+        self._rounds.check_choice(self.settings)
+        self._front: Front | None = None
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
+
+    @property
+    def front(self) -> Front | None:
+        """What the last search with `pick` or `max_drop` has left to choose from, or None."""
+        return self._front
 
     @property
     def plan(self) -> PruningPlan | None:
@@ -192,13 +192,15 @@ class GeneticPruneCallback(pl.Callback):
         self._rate = FinetuneRate(self._rate.policy)
         if not self._rounds.belong_to(pl_module):
             self._rounds.begin_anew()
-            self.front = None
+            self._front = None
         self._rounds.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse optimizers whose state cannot follow the surgery."""
+        """Refuse what can only fail later; what was restored says whether a search is to come."""
         if not self._rounds.finished:
             check_optimizers(trainer.optimizers)
+            require_validation(trainer, pl_module)
+            check_patterns(pl_module, self.settings.ignore)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the learning rates."""
@@ -222,12 +224,7 @@ class GeneticPruneCallback(pl.Callback):
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with DeferredSignals() as signals:
             run = PruningRun(
-                trainer,
-                pl_module,
-                self.settings,
-                self._rounds.current,
-                self._search_state,
-                signals,
+                trainer, pl_module, self.settings, self._rounds.current, self._search_state, signals
             )
             self._run, complete = run, False
             try:
@@ -243,7 +240,7 @@ class GeneticPruneCallback(pl.Callback):
                 run.report()
 
     def _take_over(self, run: PruningRun, *, complete: bool) -> None:
-        self.front = run.result.front or self.front
+        self._front = run.result.front or self._front
         before = self._rounds.done
         self._rounds.take_over(run.module, run.result, complete=complete)
         ended = self._rounds.done > before
@@ -272,7 +269,7 @@ class GeneticPruneCallback(pl.Callback):
         """Plain data: which rounds are done, and where the search stands."""
         return {
             "rounds": self._rounds.state_dict(),
-            "front": self.front and self.front.state_dict(),
+            "front": self._front and self._front.state_dict(),
             "search": self._run.search_state if self._run else self._search_state,
             "rate": self._rate.state_dict(),
         }
@@ -281,7 +278,7 @@ class GeneticPruneCallback(pl.Callback):
         """Take up where the checkpoint stands."""
         self._rounds.load_state_dict(state_dict["rounds"])
         front = state_dict["front"]
-        self.front = front and Front.from_state_dict(front)
+        self._front = front and Front.from_state_dict(front)
         self._search_state = state_dict["search"]
         self._rate.load_state_dict(state_dict["rate"])
 

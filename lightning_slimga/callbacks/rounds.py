@@ -12,9 +12,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lightning_slimga.budget import KNOWN_BUDGETS, check_budget
+from lightning_slimga.arguments import expect, whole
+from lightning_slimga.budget import KNOWN_BUDGETS, LATENCY, check_budget
 from lightning_slimga.callbacks.internals import averaged_models
-from lightning_slimga.callbacks.settings import PruningResult, expect, expect_whole
+from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.checkpoint import (
     apply_plans,
     composed,
@@ -85,6 +86,33 @@ class Rounds:
         self.budgets = _checked_budgets(budget, len(self.epochs))
         self._name = "prune_epoch" if prune_epochs is None else "prune_epochs"
         self.begin_anew()
+
+    def check_choice(self, settings: SearchSettings) -> None:
+        """Refuse arguments that leave a later round nothing to do.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+        if len(self.epochs) == 1:
+            return
+        alone = settings.max_drop is None and settings.front is None
+        expect(alone, "prune_epochs", "one round with `max_drop` or `front`", self.epochs)
+        sized = isinstance(settings.pick, (float, Mapping))
+        expect(
+            not sized,
+            "pick",
+            "None, 'knee' or an int with several rounds (what else it may be names a size, which"
+            " every round after the first would meet already)",
+            settings.pick,
+        )
+        for number in range(2, len(self.budgets) + 1) if settings.pick is None else ():
+            expect(
+                not _is_met_by(self.budgets[: number - 1], self.budgets[number - 1]),
+                "budget",
+                f"smaller in every round, but round {number} would have nothing to do (fractions"
+                " refer to the network at the start of the fit)",
+                list(self.budgets),
+            )
 
     def begin_anew(self) -> None:
         """Another module: nothing has been cut."""
@@ -198,16 +226,12 @@ class Rounds:
 
 def _checked_epochs(one: int | None, several: Sequence[int] | None) -> tuple[int, ...]:
     if several is None:
-        expect_whole("prune_epoch", one, 1)
-        assert one is not None
-        return (one,)
+        return (whole(1).check("prune_epoch", one),)
     wanted = "a rising list of whole numbers of at least 1"
     expect(isinstance(several, Sequence) and len(several) > 0, "prune_epochs", wanted, several)
-    for epoch in several:
-        expect_whole("prune_epochs", epoch, 1)
-    rising = all(a < b for a, b in pairwise(several))
-    expect(rising, "prune_epochs", wanted, several)
-    return tuple(several)
+    epochs = tuple(whole(1).check("prune_epochs", epoch) for epoch in several)
+    expect(all(a < b for a, b in pairwise(epochs)), "prune_epochs", wanted, several)
+    return epochs
 
 
 def _checked_budgets(budget: Any, rounds: int) -> tuple[dict[str, int | float], ...]:
@@ -224,3 +248,18 @@ def _checked_budgets(budget: Any, rounds: int) -> tuple[dict[str, int | float], 
     mappings = tuple(check_budget(one) for one in budget)
     expect(len(mappings) == rounds, "budget", f"one mapping, or a list of {rounds}", budget)
     return mappings
+
+
+def _is_met_by(
+    earlier: Sequence[Mapping[str, int | float]], budget: Mapping[str, int | float]
+) -> bool:
+    """Whether a network within earlier budgets is within this one, whatever the network."""
+    return all(
+        any(
+            name in one
+            and one[name] <= limit
+            and (name == LATENCY or (one[name] <= 1) == (limit <= 1))  # shares, or both absolute
+            for one in earlier
+        )
+        for name, limit in budget.items()
+    )

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lightning_slimga.budget import LATENCY
+from lightning_slimga.arguments import (
+    FLAG,
+    PATH,
+    REFUSED,
+    SURGERY,
+    Rule,
+    expect,
+    number,
+    one_of,
+    optional,
+    plain_number,
+    text,
+    whole,
+)
+from lightning_slimga.budget import LATENCY, check_budget
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.search import Front
 
@@ -46,42 +61,13 @@ class SearchSettings:
     front: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        named = isinstance(self.monitor, str) and self.monitor != ""
-        expect(named, "monitor", "a metric's name", self.monitor)
-        expect(self.mode in ("min", "max"), "mode", "'min' or 'max'", self.mode)
-        for name, least in (
-            ("population_size", 2),
-            ("generations", 1),
-            ("recalibration_batches", 0),
-            ("min_channels", 1),
-            ("round_to", 1),
-        ):
-            expect_whole(name, getattr(self, name), least)
-        for name in ("max_evaluations", "max_time", "patience"):
-            limit = getattr(self, name)
-            expect(limit is None or limit > 0, name, "positive or None", limit)
-        share = "None, an int >= 1 or a float in (0, 1]"
-        used = self.fitness_batches
-        expect(_is_share_or_count(used), "fitness_batches", share, used)
-        self._check_front()
-
-    def _check_front(self) -> None:
-        expect(
-            _is_pick(self.pick),
-            "pick",
-            "None, 'knee', an int (index on the front), a float in (0, 1) (share of the first"
-            ' budget\'s cost) or a mapping such as {"macs": 0.5}',
-            self.pick,
-        )
+        """Check each argument by itself, then those that depend on each other."""
+        for name, rule in RULES.items():
+            object.__setattr__(self, name, rule.check(name, getattr(self, name)))
         if isinstance(self.pick, Mapping) and LATENCY not in self.budget:
             known = LATENCY not in self.pick
             expect(known, "pick", f"without {LATENCY!r} where `budget` has none", self.pick)
-        drop = self.max_drop
-        number = isinstance(drop, (int, float)) and not isinstance(drop, bool)
-        allowed = drop is None or (number and drop >= 0)
-        expect(allowed, "max_drop", "a number of at least 0 or None", drop)
-        either = self.pick is None or drop is None
+        either = self.pick is None or self.max_drop is None
         expect(either, "pick", "None with `max_drop`, which picks by itself", self.pick)
         if self.front is not None:
             told = self.has_front
@@ -138,34 +124,45 @@ class PruningResult:
             self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start
 
 
-def expect(holds: bool, name: str, expected: str, got: Any) -> None:
-    """Refuse an argument in words.
-
-    Raises:
-        ValueError: unless `holds`.
-    """
-    if not holds:
-        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {got!r}.")
-
-
-def expect_whole(name: str, value: Any, least: int) -> None:
-    """Refuse what is not a whole number, or too small.
-
-    Raises:
-        ValueError: naming the argument.
-    """
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    expect(whole and value >= least, name, f"a whole number of at least {least}", value)
+def _take_pick(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return check_budget(value, "pick")
+    if value is None or (isinstance(value, str) and value == "knee"):
+        return value
+    found = plain_number(value)
+    return found if isinstance(found, int) or (found is not REFUSED and 0 < found < 1) else REFUSED
 
 
-def _is_pick(value: Any) -> bool:
-    if isinstance(value, float):
-        return 0 < value < 1
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value is None or value == "knee" or whole or isinstance(value, Mapping)
+def _take_share_or_count(value: Any) -> Any:
+    found = plain_number(value)
+    least, most = (1, math.inf) if isinstance(found, int) else (0, 1)
+    inside = found is not REFUSED and found > 0 and least <= found <= most
+    return None if value is None else found if inside else REFUSED
 
 
-def _is_share_or_count(value: Any) -> bool:
-    if value is None or isinstance(value, bool):
-        return value is None
-    return value >= 1 if isinstance(value, int) else 0.0 < value <= 1.0
+RULES: Mapping[str, Rule] = {
+    "monitor": text("a metric's name"),
+    "mode": one_of("min", "max"),
+    "population_size": whole(2),
+    "generations": whole(1),
+    "max_evaluations": optional(whole(1)),
+    "max_time": optional(number("a positive number of seconds", lambda seconds: seconds > 0)),
+    "patience": optional(whole(1)),
+    "fitness_batches": Rule("None, an int >= 1 or a float in (0, 1]", _take_share_or_count),
+    "recalibration_batches": whole(0),
+    "racing": FLAG,
+    **SURGERY,
+    "evaluation_factor": FLAG,
+    "reset_monitors": FLAG,
+    "seed": whole(0, below=2**64),
+    "report": FLAG,
+    "pick": Rule(
+        "None, 'knee', an int (index on the front), a float in (0, 1) (share of what the dense"
+        ' network costs, as the first budget counts it) or a mapping such as {"macs": 0.5}',
+        _take_pick,
+    ),
+    "max_drop": optional(number("a number of at least 0", lambda drop: drop >= 0)),
+    "front": optional(PATH),
+}
+"""What each argument may be, taken by itself; that of `budget` is
+:func:`~lightning_slimga.budget.check_budget`."""

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import nn
 
 from lightning_slimga import GeneticPruneCallback
 from lightning_slimga.callbacks.candidates import CandidateEvaluation
-from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, trainer, widths
+from tests.callbacks.small_fit import (
+    WIDTHS,
+    Net,
+    assert_pruned,
+    fitted,
+    prune,
+    trainer,
+    when_resumed,
+    widths,
+)
+
+pytestmark = when_resumed
 
 
 @pytest.mark.parametrize(
@@ -32,9 +45,11 @@ from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, fitted, prune,
         ({"recalibration_batches": -1}, "`recalibration_batches` to be .* at least 0, but got -1"),
         ({"min_channels": 0}, "`min_channels` to be a whole number of at least 1, but got 0"),
         ({"round_to": 0}, "`round_to` to be a whole number of at least 1, but got 0"),
-        ({"max_evaluations": 0}, "`max_evaluations` to be positive or None, but got 0"),
-        ({"max_time": -1.0}, "`max_time` to be positive or None, but got -1.0"),
-        ({"patience": 0}, "`patience` to be positive or None, but got 0"),
+        ({"max_evaluations": 0}, "`max_evaluations` to be .* at least 1 or None, but got 0"),
+        ({"max_time": -1.0}, "`max_time` to be a positive number of seconds or None, but got -1.0"),
+        ({"patience": 0}, "`patience` to be a whole number of at least 1 or None, but got 0"),
+        ({"seed": -1}, "`seed` to be a whole number of at least 0 .*, but got -1"),
+        ({"seed": 2**64}, "`seed` to be a whole number of at least 0 and below 1844674.*, but got"),
         ({"fitness_batches": 0}, "`fitness_batches` to be None, an int >= 1 or a float in"),
         ({"fitness_batches": 1.5}, "`fitness_batches` to be None, an int >= 1 or a float in"),
         ({"budget": {"flops": 0.5}}, "`budget` to limit one of macs, params.*, but got 'flops'"),
@@ -112,11 +127,23 @@ class NoValidationLoader(Net):
         (Net, {"limit_val_batches": 0}, r"switched off by `Trainer\(limit_val_batches=0\)`"),
     ],
 )
-def test_a_fit_without_validation(
-    make: type[Net], arguments: dict[str, Any], message: str, no_candidate: None
+def test_a_fit_without_validation_is_refused_before_its_first_step(
+    make: type[Net], arguments: dict[str, Any], message: str
 ) -> None:
+    module = make()
     with pytest.raises(MisconfigurationException, match=message):
-        fitted(make(), prune(), **arguments)
+        fitted(module, prune(), **arguments)
+    assert module.trainer.global_step == 0
+
+
+def test_a_fit_that_has_nothing_more_to_prune_needs_no_validation(tmp_path: Path) -> None:
+    """What is refused at the start of a fit must be needed by it: here the search is over."""
+    _, module = fitted(Net(), prune(), ModelCheckpoint(tmp_path, save_last=True))
+    fit = trainer(prune(ignore="gone"), max_epochs=3, limit_val_batches=0)
+    again = Net()
+    fit.fit(again, ckpt_path=tmp_path / "last.ckpt")
+    assert fit.current_epoch == 3
+    assert widths(again) == widths(module)
 
 
 class NothingToRemove(Net):
@@ -142,9 +169,11 @@ def test_everything_is_ignored(no_candidate: None) -> None:
         fitted(Net(), prune(ignore="body.*"))
 
 
-def test_an_ignored_module_that_does_not_exist(no_candidate: None) -> None:
+def test_an_ignored_module_that_does_not_exist_is_told_before_the_first_step() -> None:
+    module = Net()
     with pytest.raises(ValueError, match=r"`ignore` to hold patterns .* 'tail' matches none of"):
-        fitted(Net(), prune(ignore=["tail"]))
+        fitted(module, prune(ignore=["body.*", "tail"]))
+    assert module.trainer.global_step == 0
 
 
 @pytest.mark.parametrize(

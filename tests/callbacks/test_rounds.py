@@ -241,7 +241,8 @@ def test_a_strength_that_finds_itself_begins_anew_after_each_surgery() -> None:
 
 
 def test_a_round_whose_budget_is_met_is_skipped() -> None:
-    sparsity, callback, hears = SparsityCallback(0.1), rounds(budget=BUDGETS[::-1]), Hears()
+    budgets = [{"macs": 0.4}, {"params": 0.7}]
+    sparsity, callback, hears = SparsityCallback(0.1), rounds(budget=budgets), Hears()
     with pytest.warns(UserWarning, match="meets the budget .*0.7.* already: nothing was pruned"):
         fit, module = fitted(Net(), sparsity, callback, hears, max_epochs=4)
     assert len(hears.plans) == len(callback.plans) == 1
@@ -299,11 +300,43 @@ def test_another_fit_of_another_module_goes_through_all_rounds() -> None:
         ({"budget": BUDGETS[:1]}, ValueError, "`budget` to be one mapping, or a list of 2"),
         ({"budget": [{"macs": 0.5}, {"flops": 1}]}, ValueError, "but got 'flops'"),
         ({"budget": [{"macs": 0.5}, 0.4]}, TypeError, "`budget` to be a mapping"),
+        ({"budget": BUDGETS[::-1]}, ValueError, "`budget` to be smaller .* round 2 would have"),
+        ({"budget": [{"macs": 0.5}] * 2}, ValueError, "`budget` to be smaller in every round"),
+        ({"budget": [{"macs": 9}, {"macs": 9}]}, ValueError, "`budget` to be smaller in every"),
+        (
+            {"budget": [{"latency_ms": 0.5}, {"latency_ms": 2}]},
+            ValueError,
+            "`budget` to be smaller in every round, but round 2 would have nothing to do",
+        ),
+        (
+            {
+                "prune_epochs": [1, 2, 3],
+                "budget": [{"macs": 0.5}, {"params": 0.3}, {"params": 0.4, "macs": 0.6}],
+            },
+            ValueError,
+            "`budget` to be smaller in every round, but round 3 would have nothing to do",
+        ),
+        ({"pick": 0.5}, ValueError, "`pick` to be None, 'knee' or an int with several .* got 0.5"),
+        ({"pick": {"macs": 0.3}}, ValueError, "`pick` to be None, 'knee' or an int with several"),
     ],
 )
 def test_rounds_that_make_no_sense(arguments: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         rounds(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"budget": [{"macs": 0.5}, {"params": 0.6}]},
+        {"budget": [{"macs": 0.5}, {"macs": 0.6, "params": 0.4}]},
+        {"budget": [{"macs": 0.5}, {"macs": 5000}]},  # who knows which of them is less
+        {"budget": [{"macs": 0.5}, {"macs": 0.5}], "pick": "knee"},  # each may stop below it
+        {"budget": [{"macs": 0.5}, {"macs": 0.5}], "pick": 2},
+    ],
+)
+def test_rounds_that_may_make_sense(arguments: Any) -> None:
+    assert rounds(**arguments).prune_epochs == (1, 3)
 
 
 def test_the_last_round_must_come_before_the_last_epoch() -> None:

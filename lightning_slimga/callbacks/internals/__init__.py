@@ -21,7 +21,7 @@ from lightning_slimga.callbacks.internals.checkpoint_hooks import (
     install_checkpoint_hooks,
     remove_checkpoint_hooks,
 )
-from lightning_slimga.callbacks.internals.evaluation import FitnessEvaluator
+from lightning_slimga.callbacks.internals.evaluation import FitnessEvaluator, require_validation
 from lightning_slimga.callbacks.internals.monitors import averaged_models, reset_monitors
 from lightning_slimga.callbacks.internals.strategy import (
     broadcast,
@@ -46,6 +46,7 @@ __all__ = [
     "remove_checkpoint_hooks",
     "require_agreement",
     "require_time",
+    "require_validation",
     "reset_monitors",
     "share_buffers",
     "share_calls",

@@ -81,7 +81,7 @@ class FitnessEvaluator:
         shuffled: bool = False,
     ) -> None:
         _check_limit(limit_batches)
-        _require_validation(trainer, pl_module)
+        require_validation(trainer, pl_module)
         self._trainer, self._module = trainer, pl_module
         self._monitor, self._active, self._seed = monitor, active, seed
         self._load, self._max_batches = validation_data(
@@ -268,7 +268,12 @@ def _check_limit(limit: int | float | None) -> None:
         )
 
 
-def _require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+def require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    """Refuse a fit in which no validation runs; known as soon as the data are attached.
+
+    Raises:
+        MisconfigurationException: saying what is missing.
+    """
     if trainer.enable_validation:
         return
     if trainer.limit_val_batches == 0:

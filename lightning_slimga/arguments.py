@@ -1,0 +1,147 @@
+"""What arguments may be: a rule for each kind, one sentence where it does not hold, plain values.
+
+Numbers of NumPy count as Python's and become them; True and False are no numbers, and nothing else
+is true or false.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from lightning_slimga.graph.labels import LabelStore
+from lightning_slimga.graph.selection import keep_matching
+from lightning_slimga.graph.slots import modules_of
+from lightning_slimga.graph.trace import Trace
+
+REFUSED: Any = object()
+"""What a rule makes of a value that it does not take."""
+_SHOWN = 200  # characters of a wrong value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one argument may be.
+
+    Attributes:
+        expected: that, in words: "Expected argument `x` to be ...".
+        take: turns a value into a plain one, or into `REFUSED`.
+    """
+
+    expected: str
+    take: Callable[[Any], Any]
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value as plain data.
+
+        Raises:
+            ValueError: naming the argument, what it may be, and what came.
+        """
+        taken = self.take(value)
+        expect(taken is not REFUSED, name, self.expected, value)
+        return taken
+
+
+def expect(holds: bool, name: str, expected: str, got: Any) -> None:
+    """Refuse an argument in words.
+
+    Raises:
+        ValueError: unless `holds`.
+    """
+    if not holds:
+        shown = repr(got)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
+        raise ValueError(f"Expected argument `{name}` to be {expected}, but got {shown}.")
+
+
+def plain_number(value: Any) -> Any:
+    """An int or a float, also of NumPy's kinds; `REFUSED` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return REFUSED
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def number(expected: str, holds: Callable[[float], bool]) -> Rule:
+    """A number of which something holds."""
+
+    def take(value: Any) -> Any:
+        found = plain_number(value)
+        return found if found is not REFUSED and holds(found) else REFUSED
+
+    return Rule(expected, take)
+
+
+def whole(least: int, below: int | None = None) -> Rule:
+    """A whole number from `least` on."""
+
+    def take(value: Any) -> Any:
+        found = plain_number(value)
+        inside = isinstance(found, int) and found >= least and (below is None or found < below)
+        return found if inside else REFUSED
+
+    top = "" if below is None else f" and below {below}"
+    return Rule(f"a whole number of at least {least}{top}", take)
+
+
+def optional(rule: Rule) -> Rule:
+    """What a rule takes, or None."""
+    take = rule.take
+    return Rule(f"{rule.expected} or None", lambda value: None if value is None else take(value))
+
+
+def one_of(*names: str) -> Rule:
+    """One of some words."""
+    *some, last = map(repr, names)
+    return Rule(
+        f"{', '.join(some)} or {last}",
+        lambda value: value if isinstance(value, str) and value in names else REFUSED,
+    )
+
+
+def text(expected: str) -> Rule:
+    """Text that is not empty."""
+    return Rule(expected, lambda value: value if isinstance(value, str) and value else REFUSED)
+
+
+def _patterns(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (bytes, Mapping)) or not isinstance(value, Iterable):
+        return REFUSED
+    found = tuple(value)
+    return found if all(isinstance(one, str) for one in found) else REFUSED
+
+
+def _path(value: Any) -> Any:
+    path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else REFUSED
+    return path if isinstance(path, str) and path else REFUSED
+
+
+FLAG = Rule("True or False", lambda v: bool(v) if isinstance(v, (bool, np.bool_)) else REFUSED)
+PATTERNS = Rule('a list of patterns of module names, such as ["head.*"]', _patterns)
+PATH = Rule("the path of a file", _path)
+
+SURGERY: Mapping[str, Rule] = {
+    "ignore": PATTERNS,
+    "only_scaled": FLAG,
+    "allow_approximate": FLAG,
+    "min_channels": whole(1),
+    "round_to": whole(1),
+}
+"""What the options of a surgery may be."""
+
+
+def check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Refuse patterns of `ignore` that match no module, before anything runs.
+
+    Raises:
+        ValueError: naming the pattern, and the modules there are.
+    """
+    # of a network that has not been run, there is nothing to keep: only the names are looked at
+    keep_matching(Trace(LabelStore(), {}, modules_of(model)), patterns)
