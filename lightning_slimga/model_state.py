@@ -73,6 +73,26 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
 
 
 @contextmanager
+def kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers on exit, in identity and content, also after an exception.
+
+    Less than :func:`preserved` does, and cheap enough for every candidate of a search: plain
+    attributes and random numbers are not looked after.
+    """
+    registries = [m._buffers for m in model.modules() if m._buffers]
+    before = [registry.copy() for registry in registries]
+    buffers = {id(b): b for registry in before for b in registry.values() if b is not None}
+    content = [(b, b.detach().clone()) for b in buffers.values() if not nn.parameter.is_lazy(b)]
+    try:
+        yield
+    finally:
+        for registry, entries in zip(registries, before, strict=True):
+            _refill(registry, entries)
+        with torch.no_grad():
+            _restore(content)
+
+
+@contextmanager
 def stirred(model: nn.Module) -> Iterator[None]:
     """Give parameters that are constant (zero-initialised γ, layer scales) random values.
 

@@ -47,6 +47,28 @@ def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Pruning
     return PruningPlan(tensors, tuple(attributes))
 
 
+def check_full_size(model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot]) -> None:
+    """Refuse a model that is no longer of the size at which it was analysed.
+
+    Of every tensor that any mask cuts: a mask that cuts nothing of it would not notice.
+
+    Raises:
+        ValueError: naming the first tensor that has another shape.
+    """
+    modules = modules_of(model)
+    for name in dict.fromkeys(name for name, _ in graph.bits):
+        tensor = tensor_at(modules, slots[name].places[0])
+        wanted = slots[name].tensor.shape
+        if tensor is None or tensor.shape != wanted:
+            found = "no such tensor" if tensor is None else tuple(tensor.shape)
+            smaller = tensor is not None and tensor.numel() < wanted.numel()
+            hint = " The plan has been applied to it already." if smaller else ""
+            raise ValueError(
+                f"Expected argument `model` to have a tensor {name!r} of shape {tuple(wanted)}, as"
+                f" when it was analysed, but got {found}.{hint} Analyse it anew for another cut."
+            )
+
+
 @contextmanager
 def masked(
     model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot], keep: Mask

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from lightning_slimga.analysis import analyse
+from lightning_slimga.arguments import SURGERY, check_patterns
 from lightning_slimga.attention import why_whole
 from lightning_slimga.calls import calls_from_example
 from lightning_slimga.collection import rare_collection
@@ -20,13 +21,13 @@ from lightning_slimga.graph.selection import keep_matching, keep_unscaled
 from lightning_slimga.lockstep import Deviation
 from lightning_slimga.masks import Widths, as_bits, kept_per_layer
 from lightning_slimga.model_kinds import check_model
-from lightning_slimga.model_state import ModelState
+from lightning_slimga.model_state import ModelState, kept_buffers
 from lightning_slimga.optimizer_state import check_optimizers
 from lightning_slimga.plan import PruningPlan
 from lightning_slimga.proof import Proof
 from lightning_slimga.report.inspection import describe, inspect
 from lightning_slimga.scores import channel_effects, channel_scores
-from lightning_slimga.shrinking import Mask, masked, plan_cut, swapped_in
+from lightning_slimga.shrinking import Mask, check_full_size, masked, plan_cut, swapped_in
 from lightning_slimga.transaction import Transaction
 
 
@@ -65,8 +66,8 @@ class ChannelSurgery:
     Raises:
         TypeError: when ``example_inputs`` is missing, or ``model`` is of a kind whose sizes are
             fixed elsewhere (TorchScript, torch.export, a distributed wrapper).
-        ValueError: when a pattern of ``ignore`` matches no module, ``min_channels`` or
-            ``round_to`` is below 1, or ``model`` has no values yet.
+        ValueError: when a pattern of ``ignore`` matches no module, another option is not what it
+            may be, or ``model`` has no values yet.
     """
 
     @rare_collection()
@@ -76,7 +77,7 @@ class ChannelSurgery:
         example_inputs: Any,
         *,
         training_inputs: Any = None,
-        ignore: Iterable[str] = (),
+        ignore: str | Iterable[str] = (),
         only_scaled: bool = False,
         allow_approximate: bool = False,
         min_channels: int = 1,
@@ -84,12 +85,16 @@ class ChannelSurgery:
     ) -> None:
         check_model(model)
         self.widths = Widths(min_channels, round_to)
+        patterns = SURGERY["ignore"].check("ignore", ignore)
+        only_scaled = SURGERY["only_scaled"].check("only_scaled", only_scaled)
+        approximate = SURGERY["allow_approximate"].check("allow_approximate", allow_approximate)
+        check_patterns(model, patterns)
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
         state = ModelState(model)
-        analysis = analyse(model, self.calls, training, approximate=allow_approximate, state=state)
-        keep_matching(analysis.trace, ignore)
+        analysis = analyse(model, self.calls, training, approximate=approximate, state=state)
+        keep_matching(analysis.trace, patterns)
         self._proof = Proof(model, self.calls, training, analysis)
         self._graph = self._proof.settle(state)
         if only_scaled:
@@ -162,21 +167,27 @@ class ChannelSurgery:
 
     @contextmanager
     def masked(self, keep: Any) -> Iterator[None]:
-        """Let the full-size model compute what the shrunk one computes; restored bit for bit."""
+        """Let the full-size model compute what the shrunk one computes; restored bit for bit.
+
+        Whatever is run inside, in training mode, too: parameters, buffers (batch-norm statistics)
+        and sizes are as before afterwards, and so they are after an exception. Only who writes into
+        a parameter that loses nothing (a step of an optimizer) changes it for good.
+        """
         mask = self._checked(keep)
-        plan_cut(self._graph, self._slots, mask).check(self.model)
-        with masked(self.model, self._graph, self._slots, mask):
+        check_full_size(self.model, self._graph, self._slots)
+        with kept_buffers(self.model), masked(self.model, self._graph, self._slots, mask):
             yield
 
     @contextmanager
     def shrunk(self, keep: Any) -> Iterator[None]:
         """Make the model really small inside the block; the same tensors come back after it.
 
-        Inside, what was cut has no gradient, whatever the full-size parameter has.
+        What is restored is the same as in :meth:`masked`. Inside, what was cut has no gradient,
+        whatever the full-size parameter has.
         """
         plan = plan_cut(self._graph, self._slots, self._checked(keep))
-        plan.check(self.model)
-        with swapped_in(plan, self.model):
+        check_full_size(self.model, self._graph, self._slots)
+        with kept_buffers(self.model), swapped_in(plan, self.model):
             yield
 
     def plan(self, keep: Any) -> PruningPlan:
@@ -210,14 +221,14 @@ class ChannelSurgery:
 
         Raises:
             ValueError: when the mask has another size, or leaves a layer too few channels, or a
-                number of them that ``round_to`` does not allow.
+                number of them that ``round_to`` does not allow; or the model was cut already.
             SurgeryError: when the shrunk model does not compute what the masked one does;
                 model and optimizers are untouched.
         """
         mask = self._checked(keep)
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
-        plan.check(self.model)
+        check_full_size(self.model, self._graph, self._slots)
         trial = self._proof.trial(self._graph, mask, plan)
         reference = trial.reference()
         with Transaction() as transaction:

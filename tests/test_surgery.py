@@ -68,6 +68,46 @@ def test_masked_and_shrunk_restore_bit_for_bit_also_after_an_exception(use: str)
     assert_same(before, snapshot(model))
 
 
+class Counting(nn.Module):
+    """Keeps an average by putting a new buffer in the place of the old, and counts in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("average", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros(1, dtype=torch.int64).expand(5))
+        self.register_buffer("none", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.average = 0.9 * self.average + 0.1 * x.detach().mean()
+        return x
+
+
+@pytest.mark.parametrize("use", ["masked", "shrunk"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_what_runs_inside_leaves_no_trace_in_buffers(use: str, inference: bool) -> None:
+    """In training mode batch norm, also that of a layer that stays whole, writes into its own."""
+    model = nn.Sequential(two_layers(), nn.BatchNorm1d(4), Counting()).double()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    before = snapshot(model.eval())
+    buffers = [id(buffer) for buffer in model.buffers()]
+    with getattr(surgery, use)(random_mask(surgery)), torch.inference_mode(inference):
+        model.train()(x)
+        changed = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert changed["1.running_mean"].any()
+    assert changed["0.1.num_batches_tracked"] == 1
+    assert changed["2.average"] != 0
+    model.eval()
+    assert_same(before, snapshot(model))
+    assert [id(buffer) for buffer in model.buffers()] == buffers
+    with pytest.raises(KeyError, match="mine"), getattr(surgery, use)(random_mask(surgery)):
+        model.train()(x)
+        raise KeyError("mine")
+    assert_same(before, snapshot(model.eval()))
+    model.train()(x)  # and it trains on
+    assert model[0][1].num_batches_tracked == 1
+
+
 def test_shrunk_is_really_small_and_masked_really_zero() -> None:
     model, surgery, keep, _ = ready()
     kept = int(keep[:6].sum())
@@ -118,13 +158,20 @@ def test_masked_acts_on_the_tensors_that_the_model_holds_now() -> None:
 
 
 @pytest.mark.parametrize("use", ["masked", "shrunk", "apply"])
-def test_a_model_that_has_been_cut_needs_a_new_analysis(use: str) -> None:
+@pytest.mark.parametrize("second", ["same", "nothing", "elsewhere"])
+def test_a_model_that_has_been_cut_needs_a_new_analysis(use: str, second: str) -> None:
     model, surgery, keep, x = ready()
+    if second != "same":
+        keep[surgery.layers[1].slice] = True
     surgery.apply(keep)
     again = surgery.apply if use == "apply" else contextlib.ExitStack().enter_context
-    argument = keep if use == "apply" else getattr(surgery, use)(keep)
-    with pytest.raises(ValueError, match=r"0\.weight.*has been applied to it already"):
+    mask = keep if second == "same" else torch.ones_like(keep)
+    mask[-1] = second != "elsewhere"  # of the layer that is still whole
+    argument = mask if use == "apply" else getattr(surgery, use)(mask)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"0\.weight.*has been applied to it already.*anew"):
         again(argument)
+    assert_same(before, snapshot(model))
     new = ChannelSurgery(model, x)
     assert new.num_channels == int(keep.sum())
 
