@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ class Announcer:
         """The search has stopped: why. It may have learned nothing, which is worth a warning."""
         reason = str(search.stop_reason)
         if reason.startswith(NO_SIGNAL):
-            rank_zero_warn(f"search ended: {reason} The first of equals is taken.")
+            equal = math.isfinite(search.best[1])
+            rank_zero_warn(f"search ended: {reason}" + " The first of equals is taken." * equal)
         else:
             rank_zero_info(f"search ended: {reason}{and_more}")
 

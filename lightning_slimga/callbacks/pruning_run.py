@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_slimga.callbacks.front_choice import FrontChoice
 from lightning_slimga.callbacks.internals import (
     averaged_models,
     broadcast,
+    own_state,
     rebuild_ddp,
     require_agreement,
     require_time,
@@ -27,8 +29,8 @@ from lightning_slimga.callbacks.internals import (
 from lightning_slimga.callbacks.interruption import DeferredSignals
 from lightning_slimga.callbacks.latency_limit import LatencyLimit
 from lightning_slimga.callbacks.rounds import Round
-from lightning_slimga.callbacks.search_file import SearchFile
-from lightning_slimga.callbacks.searches import genetic_search
+from lightning_slimga.callbacks.search_file import SearchFile, remove_search_file
+from lightning_slimga.callbacks.searches import genetic_search, no_metric
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.callbacks.survey import Survey
 from lightning_slimga.latency_model import LatencyModel
@@ -69,7 +71,7 @@ class PruningRun:
         self.settings = replace(settings, budget=this_round.budget)
         self.round = this_round
         self.result = PruningResult()
-        self.full_state = _own_state(pl_module)
+        self.full_state = own_state(pl_module)
         self._file = SearchFile(trainer, pl_module, f"{self.settings.searched} {this_round.dense}")
         self._state, self._signals = state, signals
         self._search: AskTellSearch | None = None
@@ -94,8 +96,8 @@ class PruningRun:
             What came out; the module is small now, unless its budget was met already.
 
         Raises:
-            MisconfigurationException: when there is nothing to prune, no way to the budget, or no
-                such metric; nothing was changed.
+            MisconfigurationException: when there is nothing to prune, no way to the budget, no
+                such metric, or none that is finite; nothing was changed.
         """
         if torch.is_inference_mode_enabled():
             raise MisconfigurationException(
@@ -264,9 +266,17 @@ class PruningRun:
         if self._latency is not None and not self._latency.holds(mask):
             mask, fitness = self._candidates.best_of(self._latency.held(finalists, search.space))
         self.result.fitness["chosen"] = fitness
+        if not math.isfinite(fitness):
+            self._forget()
+            raise no_metric(self.settings.monitor, search.evaluations, self.result.fitness)
         seen = (value for finalist, value in elite if (finalist == mask).all())
         self.result.fitness["search"] = next(seen, float("nan"))
         return broadcast(self.trainer, mask)
+
+    def _forget(self) -> None:
+        """A search that has learned nothing is not gone on with: a resumed fit searches anew."""
+        self._search = self._state = None
+        remove_search_file(self.trainer)
 
     def _cut(self, mask: Mask) -> None:
         """Surgery on everything that holds the network, then on with the fit."""
@@ -287,12 +297,3 @@ class PruningRun:
         if self.settings.reset_monitors:
             for path in reset_monitors(trainer):
                 rank_zero_info(f"best checkpoint before pruning: {path}; from here on anew")
-
-
-def _own_state(pl_module: pl.LightningModule) -> dict[str, Any]:
-    """``state_dict`` whose buffers are copies: recalibration writes into buffers."""
-    buffers = {name for name, _ in pl_module.named_buffers()}
-    return {
-        name: value.clone() if name in buffers else value
-        for name, value in pl_module.state_dict().items()
-    }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_slimga.callbacks.settings import SearchSettings
 from lightning_slimga.search import GeneticSearch, ParetoSearch, SearchSpace
@@ -28,3 +31,21 @@ def _shared(settings: SearchSettings) -> dict[str, Any]:
         "evaluation_factor": settings.evaluation_factor,
         "seed": settings.seed,
     }
+
+
+def no_metric(
+    monitor: str, evaluations: int, fitness: Mapping[str, float]
+) -> MisconfigurationException:
+    """Return the error of a search that has nothing to choose by.
+
+    Args:
+        monitor: the metric.
+        evaluations: candidates that were evaluated.
+        fitness: metrics of the uncut network ("dense") and of the best candidate ("chosen").
+    """
+    return MisconfigurationException(
+        f"Expected `{monitor}` to be finite for at least one candidate, but of {evaluations} the"
+        f" best one has {fitness['chosen']}, and the uncut network {fitness['dense']}: nothing was"
+        " pruned. See whether training has diverged, or the metric is not defined on these"
+        " validation batches; the search begins anew when the fit is resumed from a checkpoint."
+    )

@@ -75,7 +75,10 @@ def no_signal(metrics: Sequence[float], noise: float = 0.0) -> str | None:
         return None
     finite = [metric for metric in metrics if math.isfinite(metric)]
     if not finite:
-        return f"{NO_SIGNAL}: none of {len(metrics)} candidates has a finite metric"
+        return (
+            f"{NO_SIGNAL}: none of {len(metrics)} candidates has a finite metric; has training "
+            "diverged, or is the metric not defined on these data?"
+        )
     if len(finite) < len(metrics):
         return None
     spread = max(finite) - min(finite)

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import chain, cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.utils.data import DataLoader
 
-from tests.callbacks.small_fit import Net, assert_pruned, fitted, prune
+from tests.callbacks.small_fit import (
+    WIDTHS,
+    Net,
+    assert_pruned,
+    data,
+    fitted,
+    prune,
+    trainer,
+    when_resumed,
+    widths,
+)
+
+pytestmark = when_resumed
 
 
 class Shaking(Net):
@@ -67,6 +84,71 @@ def test_a_constant_metric_stops_the_search() -> None:
         fit, module = fitted(Constant(), callback)
     assert len(callback.history) <= 2
     assert_pruned(fit, module)
+
+
+class WorthNothing(Net):
+    """Its metric is not finite, of any network that has lost a channel."""
+
+    value = math.nan
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("val_loss", loss if sum(widths(self)) == sum(WIDTHS) else self.value)
+
+
+class NanAfterTheFirst(Net):
+    """Its metric is finite on one batch alone."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("val_loss", loss * math.nan if batch_idx else loss)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(data(20, seed=1), batch_size=10)
+
+
+@pytest.mark.filterwarnings("ignore:.*of a candidate is NaN")
+@pytest.mark.filterwarnings("ignore:search ended. no signal")
+@pytest.mark.parametrize(
+    ("make", "value", "arguments", "message"),
+    [
+        (WorthNothing, math.nan, {}, r"but of 4 the best one has nan, and the uncut network \d"),
+        (WorthNothing, math.inf, {}, r"but of 4 the best one has inf, and the uncut network \d"),
+        (WorthNothing, math.nan, {"population_size": 8, "generations": 3}, r"of 1\d the best"),
+        (NanAfterTheFirst, 0, {"fitness_batches": 1}, "the best one has nan"),
+    ],
+)
+def test_no_candidate_with_a_metric_cuts_nothing(
+    make: type[Net], value: float, arguments: Any, message: str, tmp_path: Path
+) -> None:
+    """To take the first of them would be to prune by chance."""
+    module, save = make(), ModelCheckpoint(tmp_path, save_last=True)
+    module.value = value
+    settings = {"generations": 1, "racing": False, **arguments}
+    callback = prune(**settings)
+    with pytest.raises(
+        MisconfigurationException, match=f"Expected `val_loss` to be finite .*{message}"
+    ):
+        fitted(module, callback, save)
+    assert widths(module) == WIDTHS
+    assert callback.plan is None
+    dense = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, dense[name]) for name, value in module.state_dict().items())
+    assert not list(tmp_path.glob("pruning_search*"))
+
+    again, fit = Net(), trainer(prune(**settings))
+    fit.fit(again, ckpt_path=tmp_path / "last.ckpt")
+    assert_pruned(fit, again)
+
+
+@pytest.mark.filterwarnings("ignore:.*of a candidate is NaN")
+def test_why_such_a_search_has_ended_is_a_sentence() -> None:
+    with (
+        pytest.warns(UserWarning, match="none of .* has a finite metric; .*data[?]$") as w,
+        pytest.raises(MisconfigurationException),
+    ):
+        fitted(WorthNothing(), prune(population_size=8))
+    assert not any("first of equals" in str(one.message) for one in w)
 
 
 def test_random_numbers_of_torch_are_no_noise() -> None:

@@ -19,6 +19,7 @@ from lightning_slimga.callbacks.internals.batches import training_batches
 from lightning_slimga.callbacks.internals.capture import capture_calls
 from lightning_slimga.callbacks.internals.checkpoint_hooks import (
     install_checkpoint_hooks,
+    own_state,
     remove_checkpoint_hooks,
 )
 from lightning_slimga.callbacks.internals.evaluation import FitnessEvaluator, require_validation
@@ -40,6 +41,7 @@ __all__ = [
     "capture_calls",
     "end_fit",
     "install_checkpoint_hooks",
+    "own_state",
     "rebuild_ddp",
     "reduce_mean",
     "refuse_unsupported_strategy",

@@ -78,3 +78,12 @@ class _Hook:
         memo[id(self)] = copied
         vars(copied).update(deepcopy(self.__getstate__(), memo))
         return copied
+
+
+def own_state(pl_module: pl.LightningModule) -> dict[str, Any]:
+    """``state_dict`` whose buffers are copies: recalibration writes into buffers."""
+    buffers = {name for name, _ in pl_module.named_buffers()}
+    return {
+        name: value.clone() if name in buffers else value
+        for name, value in pl_module.state_dict().items()
+    }
