@@ -207,7 +207,7 @@ class _Builder:
         place = self.trace.slots[tensor].places[0]
         module = place[0].split(".parametrizations.")[0]
         plain = place[1] in ("weight", "in_proj_weight", "q_proj_weight")
-        return module if plain or ".parametrizations." in place[0] else tensor
+        return module if module and (plain or ".parametrizations." in place[0]) else tensor
 
     def _with_tensors(self, layers: list[Layer], representatives: Bits) -> list[Layer]:
         """Fill in where each layer stands, and which of the places are scaling factors."""
@@ -232,7 +232,10 @@ class _Builder:
                 continue
             numbers, times = np.unique(self.reasons[fixed], return_counts=True)
             for number, count in zip(numbers, times, strict=True):
-                alone = "its channels all live and die together: removing them empties the layer"
+                alone = (
+                    "its channels can only go all at once, as one group (of a GroupNorm, say):"
+                    " nothing would be left"
+                )
                 reason = self.trace.store.reasons[number] if number >= 0 else alone
                 rows.append((name, dim, int(count), reason))
         return rows
