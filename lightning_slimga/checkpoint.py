@@ -91,9 +91,17 @@ def load_pruned(
         ``load_from_checkpoint``.
 
     Raises:
-        ValueError: when ``cls`` with these arguments is not the network that was pruned.
+        ValueError: when ``cls`` with these arguments is not the network that was pruned, or the
+            file is no checkpoint.
     """
     checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise ValueError(
+            f"Expected argument `checkpoint_path` to be a checkpoint of Lightning, which has a"
+            f" 'state_dict' and the plan of the pruning, but got {_content(checkpoint)} in"
+            f" {str(checkpoint_path)!r}. Weights alone do not tell what was cut: load them by"
+            " `load_state_dict` into a network that `PruningPlan.apply` has shrunk."
+        )
     known = dict(checkpoint.get("hyper_parameters") or {})
     model = cls(**{**_accepted(cls, known), **init_kwargs})
     apply_plans(model, read_plans(checkpoint))
@@ -126,3 +134,11 @@ def _accepted(cls: type[nn.Module], known: dict[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
     return {name: value for name, value in known.items() if name in parameters}
+
+
+def _content(found: Any) -> str:
+    """What a file holds that is no checkpoint, in words."""
+    if not isinstance(found, Mapping):
+        return f"a {type(found).__name__}"
+    keys = list(found)
+    return ", ".join(map(repr, keys[:3])) + (f" and {len(keys) - 3} more" if keys[3:] else "")

@@ -7,6 +7,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         parser.error(str(error))
     except Exception as error:  # of the user's network, on what the user has given
-        parser.error(f"{given.model} cannot be inspected: {type(error).__name__}: {error}")
+        told = f"{type(error).__name__}: {error}"
+        parser.error(f"{given.model} cannot be inspected: {told}{_hint(told, given.input)}")
     print(json.dumps(surgery.report(), indent=2, ensure_ascii=False) if given.json else surgery)
     return 0
 
@@ -143,6 +145,20 @@ def example_inputs(model: nn.Module, given: Sequence[tuple[str, Tensor]]) -> Any
     raise CommandError(
         "Expected --input, the shape of what one forward call receives (--input 1,3,224,224),"
         " because the network has no `example_input_array`."
+    )
+
+
+def _hint(told: str, given: Sequence[tuple[str, Tensor]]) -> str:
+    """What may help, where a network has got floating-point numbers for indices."""
+    floating = any(tensor.is_floating_point() for _, tensor in given)
+    if not (
+        floating and re.search(r"\b(ind(ex|ices)|long|int(64)?|dtype|scalar type)\b", told, re.I)
+    ):
+        return ""
+    end = "" if told.endswith(".") else "."
+    return (
+        f"{end} An input is of float32 unless its type is given, as SHAPE:DTYPE: --input"
+        " 1,64:int64 for tokens and other indices."
     )
 
 

@@ -109,6 +109,20 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         load_pruned(Net, path, width=9)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Net().state_dict(), r"has a 'state_dict' and .* got 'conv\.weight', .* more in '.*a'"),
+        ({"model": {}}, "but got 'model' in"),
+        ([1], "but got a list in"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint(content: Any, message: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a")
+    with pytest.raises(ValueError, match=rf"`checkpoint_path` to be .*{message}.*load_state_dict"):
+        load_pruned(Net, tmp_path / "a")
+
+
 def test_strict(tmp_path: Path) -> None:
     small = pruned(Net(), 5)
     state = {k: v for k, v in small.state_dict().items() if k != "head.bias"}

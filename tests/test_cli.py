@@ -172,6 +172,14 @@ def test_mistakes_are_named(
     assert message in refused(capsys, *arguments)
 
 
+def test_tokens_without_a_type_are_hinted_at(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "my_networks:Tokens", "--input=1,6", "--input=1,6,1")
+    assert "embedding). An input is of float32 unless its type is given, as SHAPE:DTYPE" in said
+    assert "--input 1,64:int64" in said
+    said = refused(capsys, "my_networks:Plain", "--input=1,5,8,8")  # here the shape is wrong
+    assert "DTYPE" not in said
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["inspect", "--help"])

@@ -145,6 +145,9 @@ def test_help_has_a_line_and_a_type_for_each_argument(capsys: pytest.CaptureFixt
         "(required, type: Literal['min', 'max'])",
         "dict[str, int | float] | list[dict[str, int | float]])",
         "layers keep a multiple of so many channels",
+        "path of the `front.json` of an earlier run, to `pick` from without a search. (type",
+        "in place of `prune_epoch`: complete epochs before each of several rounds",
+        "a float (the best within this share of the dense network's cost, in what the first",
         "default: 24)",
     ):
         assert part in shown

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def describe(surgery: ChannelSurgery) -> str:
-    """The report of :func:`inspect` as text."""
+    """The report of :func:`inspect` as text; layers that may lose nothing are left to its notes."""
     facts = inspect(surgery)
     rows = [
         (
@@ -26,10 +26,11 @@ def describe(surgery: ChannelSurgery) -> str:
             ", ".join(row["coupled"][:3]) + (" …" if len(row["coupled"]) > 3 else ""),
         )
         for row in facts["layers"]
+        if row["fewest"] < row["channels"]
     ]
     head = ("layer", "channels", "MACs", "parameters", "γ", "coupled with")
     lines = [
-        f"{facts['channels']} removable channels in {len(rows)} layers;"
+        f"{sum(int(row[1]) for row in rows)} removable channels in {len(rows)} layers;"
         f" {count(facts['macs'])} MACs, {count(facts['params'])} parameters,"
         f" {facts['params_removable']:.0%} of them in removable layers",
         plain_table(head, rows, total=False) if rows else "nothing can be removed",
@@ -63,9 +64,10 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
 
     Returns:
         ``channels``, ``macs``, ``params``, ``params_removable`` (share of the parameters that lie
-        in removable layers); ``layers``: name, channels, the fewest that it may keep, coupled
-        modules, share of MACs and parameters that its modules hold, γ names; ``frozen``: name,
-        channels, why; ``notes``; ``min_channels`` and ``round_to``, as the surgery was made.
+        in layers that may lose channels); ``layers``: name, channels, the fewest that it may keep,
+        coupled modules (the network's own parameters by name), share of MACs and parameters that
+        its modules hold, γ names; ``frozen``: name, channels, why; ``notes``; ``min_channels`` and
+        ``round_to``, as the surgery was made.
     """
     everything = np.ones(surgery.num_channels, dtype=bool)
     counts = surgery.counts(everything)[None]
@@ -76,13 +78,15 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
     for layer in surgery.layers:
         modules = {name: name.rpartition(".")[0] for name, _ in layer.tensors}
         writers = {modules[name] for name, dim in layer.tensors if surgery.writes(name, dim)}
-        touched |= set(modules.values())
+        coupled = dict.fromkeys(module or name for name, module in modules.items())
+        fewest = surgery.widths.fewest(layer.num_channels)
+        touched |= set(modules.values()) if fewest < layer.num_channels else set()
         layers.append(
             {
                 "name": layer.name,
                 "channels": layer.num_channels,
-                "fewest": surgery.widths.fewest(layer.num_channels),
-                "coupled": [m for m in dict.fromkeys(modules.values()) if m != layer.name],
+                "fewest": fewest,
+                "coupled": [name for name in coupled if name != layer.name],
                 "macs_share": sum(macs.get(m, 0) for m in writers) / total_macs,
                 "params_share": sum(params.get(m, 0) for m in writers) / total_params,
                 "gamma": list(layer.gamma or ()),

@@ -32,7 +32,7 @@ def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
 
 def summary(report: PruningReport) -> str:
     """Return in one line what was asked for and what came out."""
-    asked = ", ".join(f"{name} {value:,}" for name, value in report.budget.items())
+    asked = ", ".join(f"{name} {amount(value)}" for name, value in report.budget.items())
     full = report.dense or (report.macs[0], report.params[0])
     parts = [
         f"budget {asked}",
@@ -110,6 +110,12 @@ def count(number: int) -> str:
             value = number / size
             return f"{value:.{3 - len(str(int(value)))}f} {unit}"
     return str(number)
+
+
+def amount(limit: float) -> str:
+    """Return a limit as a user writes it: ``0.5``, ``200,000``."""
+    absolute = limit > 1 and float(limit).is_integer()
+    return f"{int(limit):,}" if absolute else f"{limit:,}"
 
 
 def fraction(before: float, after: float) -> str:

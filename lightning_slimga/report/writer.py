@@ -14,6 +14,7 @@ from lightning_slimga.report.data import PruningReport, jsonable
 from lightning_slimga.report.inspection import frozen_by_reason
 from lightning_slimga.report.table import (
     LAYER_HEADER,
+    amount,
     count,
     fraction,
     layer_rows,
@@ -102,7 +103,7 @@ def _asked(report: PruningReport) -> str:
     limits = " and ".join(
         f"at most {value:.1%} of the {UNITS.get(name, name)}"
         if name != "latency_ms" and 0 < value <= 1
-        else f"at most {value:,} {UNITS.get(name, name)}"
+        else f"at most {amount(value)} {UNITS.get(name, name)}"
         for name, value in report.budget.items()
     )
     aim = "highest" if report.mode == "max" else "lowest"

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from lightning_slimga.report import format_table, table
+from lightning_slimga.report import format_table, table, write_report
 from tests.report.example import example_report
 
 
@@ -38,6 +39,24 @@ def test_terminal_table_without_rich_is_plain(monkeypatch: pytest.MonkeyPatch) -
 def test_output_that_is_no_terminal_gets_plain_text() -> None:
     report = example_report()
     assert format_table(report) == format_table(report, terminal=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said", "asked"),
+    [
+        ({"params": 1500.0}, "params 1,500", "at most 1,500 parameters,"),
+        ({"macs": 12e6}, "macs 12,000,000", "at most 12,000,000 MACs,"),
+        ({"latency_ms": 2.5}, "latency_ms 2.5", "at most 2.5 ms latency,"),
+        ({"macs": 1.0}, "macs 1.0", "at most 100.0% of the MACs,"),
+    ],
+)
+def test_a_limit_is_shown_as_people_write_it(
+    budget: dict[str, float], said: str, asked: str, tmp_path: Path
+) -> None:
+    report = example_report(budget=budget)
+    assert format_table(report, terminal=False).startswith(f"budget {said} · ")
+    write_report(tmp_path, report)
+    assert f"Asked for: {asked} with the" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_unfinished_fit_has_no_number_for_the_end() -> None:
