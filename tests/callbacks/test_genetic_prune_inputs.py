@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,32 @@ class NoModuleCalled(Net):
 def test_a_network_that_is_never_called(no_candidate: None) -> None:
     with pytest.raises(MisconfigurationException, match="neither calls a module with parameters"):
         fitted(NoModuleCalled(), prune())
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (Net, {"monitor": "val_akk"}, "`monitor` to be a metric that validation logs"),
+        (Net, {"budget": {"macs": 0.01}}, "budget `macs` to be reachable"),
+        (Net, {"round_to": 16}, "budget `macs` to be reachable"),
+        (Net, {"min_channels": 50}, "budget `macs` to be reachable"),
+        (Net, {"pick": 0.01}, "`pick` to be within reach"),
+        (NothingToRemove, {}, "no channel that can be removed"),
+        (NoModuleCalled, {}, "neither calls a module with parameters"),
+        (Net, {}, None),
+    ],
+)
+def test_a_short_trial_finds_what_a_long_fit_would_find_late(
+    make: type[Net], arguments: dict[str, Any], message: str | None
+) -> None:
+    """The one that README names; `fast_dev_run` never comes to a search."""
+    fitted(make(), prune(prune_epoch=1, **arguments), fast_dev_run=True)
+    callback = prune(**{**arguments, "prune_epoch": 1, "max_evaluations": 2})
+    trial: dict[str, Any] = {"max_epochs": 2, "limit_train_batches": 2, "limit_val_batches": 2}
+    raises = pytest.raises(MisconfigurationException, match=message) if message else nullcontext()
+    with raises:
+        fitted(make(), callback, **trial)
+    assert (callback.plan is None) is (message is not None)
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
