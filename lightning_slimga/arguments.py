@@ -78,14 +78,14 @@ def number(expected: str, holds: Callable[[float], bool]) -> Rule:
 
 
 def whole(least: int, below: int | None = None) -> Rule:
-    """A whole number from `least` on."""
+    """A whole number from `least` on, below a power of two."""
 
     def take(value: Any) -> Any:
         found = plain_number(value)
         inside = isinstance(found, int) and found >= least and (below is None or found < below)
         return found if inside else REFUSED
 
-    top = "" if below is None else f" and below {below}"
+    top = "" if below is None else f" and below 2**{below.bit_length() - 1}"
     return Rule(f"a whole number of at least {least}{top}", take)
 
 

@@ -48,8 +48,8 @@ class GeneticPruneCallback(pl.Callback):
             full network), {"params": 200000} (a number above 1 is absolute; MACs are per sample),
             {"latency_ms": 2.5} (of one sample on this device; see
             :mod:`lightning_slimga.latency_model`), or several at once. Several
-            rounds need a list of such mappings, one for each; fractions always refer to the network
-            at the start of the fit.
+            rounds need a list of such mappings, one for each, that ask for less and less; fractions
+            always refer to the network at the start of the fit.
         prune_epoch: complete epochs before the search, at least 1 and below `max_epochs`.
         prune_epochs: in place of `prune_epoch`: complete epochs before each of several rounds of
             search, surgery and fine-tuning, rising.
@@ -72,8 +72,8 @@ class GeneticPruneCallback(pl.Callback):
         pick: search the best metric at every cost up to the (first) budget, and cut out this point:
             "knee" (where the metric begins to fall steeply), an int (index, cheapest first), a
             float (the best within this share of the dense network's cost, in what the first budget
-            names first) or a mapping such as {"macs": 0.5} (the best within this budget). None: the
-            best network within the budget.
+            names first) or a mapping such as {"macs": 0.5} (the best within this budget). The last
+            two are for one round. None: the best network within the budget.
         max_drop: the smallest network whose metric on all validation data is at most so much worse
             (absolute) than that of the uncut network; in place of `pick`.
         front: path of the `front.json` of an earlier run, to `pick` from without a search.

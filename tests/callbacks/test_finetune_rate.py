@@ -212,5 +212,5 @@ def test_nothing_is_left_on_the_optimizers() -> None:
 
 
 def test_an_unknown_policy() -> None:
-    with pytest.raises(ValueError, match=r"`finetune_lr` to be one of \('keep', 'rewarm', 'restar"):
+    with pytest.raises(ValueError, match="`finetune_lr` to be 'keep', 'rewarm' or 'restart', but"):
         prune(finetune_lr="reheat")
