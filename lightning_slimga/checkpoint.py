@@ -95,13 +95,7 @@ def load_pruned(
             file is no checkpoint.
     """
     checkpoint = torch.load(checkpoint_path, map_location=map_location, weights_only=weights_only)
-    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
-        raise ValueError(
-            f"Expected argument `checkpoint_path` to be a checkpoint of Lightning, which has a"
-            f" 'state_dict' and the plan of the pruning, but got {_content(checkpoint)} in"
-            f" {str(checkpoint_path)!r}. Weights alone do not tell what was cut: load them by"
-            " `load_state_dict` into a network that `PruningPlan.apply` has shrunk."
-        )
+    _require_checkpoint(checkpoint, checkpoint_path)
     known = dict(checkpoint.get("hyper_parameters") or {})
     model = cls(**{**_accepted(cls, known), **init_kwargs})
     apply_plans(model, read_plans(checkpoint))
@@ -134,6 +128,16 @@ def _accepted(cls: type[nn.Module], known: dict[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return known
     return {name: value for name, value in known.items() if name in parameters}
+
+
+def _require_checkpoint(checkpoint: Any, checkpoint_path: str | Path) -> None:
+    if not isinstance(checkpoint, Mapping) or "state_dict" not in checkpoint:
+        raise ValueError(
+            f"Expected argument `checkpoint_path` to be a checkpoint of Lightning, which has a"
+            f" 'state_dict' and the plan of the pruning, but got {_content(checkpoint)} in"
+            f" {str(checkpoint_path)!r}. Weights alone do not tell what was cut: load them by"
+            " `load_state_dict` into a network that `PruningPlan.apply` has shrunk."
+        )
 
 
 def _content(found: Any) -> str:
