@@ -36,7 +36,9 @@ def _convolve(
 ) -> Labels:
     lx, lw = op.labels(x), op.labels(weight)
     op.reads(weight, over=0 if transposed else 1)
-    for dim in (*lx[2:], *lw[2:]):
+    for dim in lx[2:]:
+        op.freeze(dim, "a convolution moves along it")
+    for dim in lw[2:]:
         op.freeze(dim, "position inside a convolution's window")
     if groups == 1:
         in_axis, out_axis = (0, 1) if transposed else (1, 0)
