@@ -7,7 +7,6 @@ per step however many layers there are, and lets a penalty compare γ with each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -174,75 +173,15 @@ class Coupled:
             TypeError: If the penalty itself has no prox.
         """
         norms = self.norms(gamma)
-        return gamma * _ratio(_proximal(self.penalty).prox(norms, step), norms)[self.channel]
+        return gamma * _ratio(proximal(self.penalty).prox(norms, step), norms)[self.channel]
 
 
-class Sparing:
-    """A penalty that leaves some γ alone: the last of a layer, and, on demand, the large ones.
+def proximal(penalty: Penalty) -> ProximalPenalty:
+    """Return the penalty itself.
 
-    Multiplying all γ of a layer by one number changes nothing when another normalisation follows,
-    so a strong penalty can shrink a layer as a whole, at no loss, until it is empty. With its
-    largest γ held up, the others are judged against that one.
-
-    With `share` below 1 only that share of γ, the smallest, is penalised (as in the trimmed lasso:
-    Bertsimas, Copenhaver, Mazumder, arXiv 1708.04527, 2017). So no more than these end at zero,
-    however strong the penalty is. That the two stand together here is ours, not the paper's.
-
-    Args:
-        penalty: The penalty for the others.
-        layer: Shape `(num_factors,)`, int64: the layer, counted from 0, of each γ.
-        below: Size > 0 below which the largest γ of a layer is spared.
-        sizes: What size is: |γ|, or the norm of its channel (`Coupled.sizes`).
-
-    Attributes:
-        share: Share of γ in (0, 1] that is penalised; may be changed at any time.
+    Raises:
+        TypeError: If it has no `prox`.
     """
-
-    def __init__(
-        self,
-        penalty: Penalty,
-        layer: Tensor,
-        below: float,
-        sizes: Callable[[Tensor], Tensor] = torch.abs,
-    ) -> None:
-        self.penalty, self.layer, self.below, self.sizes = penalty, layer, below, sizes
-        self.num_layers = int(layer.max()) + 1
-        self.share = 1.0
-
-    def _spared(self, gamma: Tensor) -> Tensor:
-        size = self.sizes(gamma)
-        none = size.new_zeros(self.num_layers)
-        largest = none.scatter_reduce(0, self.layer, size, "amax")
-        spared = (size < self.below) & (size == largest[self.layer])
-        if self.share < 1.0:
-            spared |= size > smallest(size, self.share)
-        return spared
-
-    def value(self, gamma: Tensor) -> Tensor:
-        """Return the penalty of all γ, a scalar."""
-        return self.penalty.value(gamma)
-
-    def gradient(self, gamma: Tensor) -> Tensor:
-        """Return the penalty's gradient, 0 for spared γ."""
-        return self.penalty.gradient(gamma).masked_fill(self._spared(gamma), 0.0)
-
-    def prox(self, gamma: Tensor, step: float | Tensor) -> Tensor:
-        """Return the penalty's prox, γ itself where spared."""
-        shrunk = _proximal(self.penalty).prox(gamma, step)
-        return torch.where(self._spared(gamma), gamma, shrunk)
-
-
-def smallest(size: Tensor, share: float) -> Tensor:
-    """Return the quantile that `share` of `size` does not exceed; a scalar.
-
-    Args:
-        size: Shape `(num_factors,)`, not empty.
-        share: Between 0 and 1.
-    """
-    return size.kthvalue(max(1, round(share * size.numel()))).values
-
-
-def _proximal(penalty: Penalty) -> ProximalPenalty:
     if not isinstance(penalty, ProximalPenalty):
         raise TypeError(f"Expected a penalty with a closed-form `prox`, but got {penalty!r}.")
     return penalty

@@ -101,13 +101,19 @@ class ScalingFactors:
         The learning rate is that of the parameter group that owns the γ.
         """
         gammas = list(self.named_parameters().values())
-        flat = _flat(gammas) if gammas else None
+        flat = _flat(gammas)
         for group in optimizer.param_groups:
             mine = _stepped(gammas, [group])
-            if mine and flat is not None:
-                shrunk = penalty.prox(flat, group["lr"] * strength)
-                pieces = torch.split(shrunk, [g.numel() for g in gammas])
-                torch._foreach_copy_([gammas[i].view(-1) for i in mine], [pieces[i] for i in mine])
+            if mine:
+                _put(gammas, mine, penalty.prox(flat, group["lr"] * strength))
+
+    @torch.no_grad()
+    def replace(self, flat: Tensor, optimizer: Optimizer) -> None:
+        """Set those γ that `optimizer` has just stepped to their part of `flat`."""
+        gammas = list(self.named_parameters().values())
+        mine = _stepped(gammas, optimizer.param_groups)
+        if mine:
+            _put(gammas, mine, flat)
 
 
 def _flat(gammas: list[nn.Parameter]) -> Tensor:
@@ -116,6 +122,11 @@ def _flat(gammas: list[nn.Parameter]) -> Tensor:
     flat = torch.cat([gamma.detach().view(-1) for gamma in gammas])
     # Half precision cannot tell γ + ε from γ; double stays double.
     return flat if flat.dtype == torch.float64 else flat.float()
+
+
+def _put(gammas: list[nn.Parameter], mine: list[int], flat: Tensor) -> None:
+    pieces = torch.split(flat, [g.numel() for g in gammas])
+    torch._foreach_copy_([gammas[i].view(-1) for i in mine], [pieces[i] for i in mine])
 
 
 def _stepped(gammas: list[nn.Parameter], groups: Iterable[dict[str, object]]) -> list[int]:

@@ -14,7 +14,6 @@ from lightning_slimga.penalties import (
     Penalty,
     Polarization,
     ProximalPenalty,
-    Sparing,
     make_penalty,
 )
 
@@ -195,23 +194,3 @@ def test_epsilon_must_be_positive(epsilon: float) -> None:
 def test_t_must_not_be_negative() -> None:
     with pytest.raises(ValueError, match="Expected argument `t` to be a number >= 0, but got -1"):
         Polarization(t=-1)
-
-
-def test_sparing_leaves_the_largest_of_each_layer_once_it_is_small() -> None:
-    gamma = torch.tensor([0.05, -0.09, 0.02, 0.5, 0.03], dtype=torch.float64)
-    sparing = Sparing(L1(), torch.tensor([0, 0, 0, 1, 1]), below=0.1)
-    assert sparing.gradient(gamma).tolist() == [1.0, 0.0, 1.0, 1.0, 1.0]
-    assert sparing.prox(gamma, 0.2).tolist() == pytest.approx([0.0, -0.09, 0.0, 0.3, 0.0])
-    torch.testing.assert_close(sparing.value(gamma), gamma.abs().sum())
-
-
-def test_sparing_penalises_only_the_smallest_share() -> None:
-    gamma = torch.tensor([0.5, -0.9, 0.2, 0.7, 0.3])
-    sparing = Sparing(L1(), torch.zeros(5, dtype=torch.int64), below=0.1)
-    sparing.share = 0.4
-    assert sparing.gradient(gamma).tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]
-    # 0.2 and 0.5 are one channel: its norm is what is compared.
-    coupled = Coupled(L1(), torch.tensor([0, 1, 0, 2, 3]))
-    sparing = Sparing(coupled, torch.zeros(5, dtype=torch.int64), 0.1, coupled.sizes)
-    sparing.share = 0.4
-    assert (sparing.gradient(gamma) != 0).tolist() == [True, False, True, False, True]

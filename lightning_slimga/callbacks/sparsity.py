@@ -12,23 +12,16 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_slimga.callbacks.sparsity_logging import (
-    log_histogram,
-    warn_no_steps,
-    warn_unmoved,
-)
+from lightning_slimga.callbacks import sparsity_arguments as arguments
+from lightning_slimga.callbacks.sparsity_goal import prune_epochs, refuse_beyond
+from lightning_slimga.callbacks.sparsity_logging import log_histogram, warn_no_steps, warn_unmoved
 from lightning_slimga.callbacks.sparsity_pull import Coupling, Pull, find_factors
-from lightning_slimga.callbacks.sparsity_strength import (
-    FixedStrength,
-    SteeredStrength,
-    expect,
-    prune_epochs,
-)
+from lightning_slimga.callbacks.sparsity_strength import FixedStrength, SteeredStrength
 from lightning_slimga.penalties import Penalty, PenaltyName, ProximalPenalty, make_penalty
 from lightning_slimga.scaling_factors import NormName
 
 _SPARED_BELOW = 10.0
-"""In units of `near_zero`: the largest γ of a layer that "auto" still pulls at."""
+"""In units of `near_zero`: down to which "auto" pulls at γ that are not to go."""
 
 
 class SparsityCallback(pl.Callback):
@@ -46,9 +39,10 @@ class SparsityCallback(pl.Callback):
     moments (as weight decay is in AdamW) and leaves exact zeros.
 
     With `strength="auto"` λ is steered so that `target_share` of γ is near zero when channels are
-    removed (see `SteeredStrength` for the rule). The largest γ of each layer is spared below
-    `10 · near_zero`, so that a strong λ does not empty a layer, and once the share is reached only
-    the smallest γ are penalised.
+    removed (see `SteeredStrength` for the rule). No λ empties a layer: the penalty carries neither
+    the largest γ of each layer, half of what an even cut would leave, nor any beyond `target_share`
+    below `10 · near_zero` (see `Sparing`). Once the share is reached, only the smallest γ are
+    penalised. λ is bounded; where a fit is too short for the share, it is missed, with a warning.
 
     When `GeneticPruneCallback` has cut the network for the last time, the penalty stops, unless
     `until_surgery=False`.
@@ -82,7 +76,8 @@ class SparsityCallback(pl.Callback):
     Raises:
         ValueError: If an argument is out of its range, or the penalty unknown.
         TypeError: If the penalty is not one, or `proximal=True` and it has no `prox`.
-        MisconfigurationException: From `setup`, if the network has no such γ.
+        MisconfigurationException: From `setup`, if the network has no such γ, or the fit ends
+            before `target_epoch`.
     """
 
     def __init__(
@@ -112,20 +107,20 @@ class SparsityCallback(pl.Callback):
                 "Expected argument `penalty` to have a closed-form `prox` when `proximal=True`, "
                 f"but got {penalty!r}; use 'l1_2' or 'l1', or `proximal=False`."
             )
-        for argument, number in (
-            ("warmup_epochs", warmup_epochs),
-            ("near_zero", near_zero),
-            ("histogram_every_n_epochs", histogram_every_n_epochs),
-        ):
-            expect(number >= 0, argument, "a number >= 0", number)
+        arguments.check_goal(strength, target_share, target_epoch)
+        arguments.check_numbers(warmup_epochs=warmup_epochs, near_zero=near_zero)
+        arguments.check_numbers(histogram_every_n_epochs=histogram_every_n_epochs)
+        arguments.check_switches(proximal, coupled=coupled, until_surgery=until_surgery, log=log)
+        steered = isinstance(strength, str)
+        self.proximal = steered and has_prox if proximal is None else proximal
         self._schedule: FixedStrength | SteeredStrength
-        if strength == "auto":
-            self._schedule = SteeredStrength(target_share, near_zero, warmup_epochs, target_epoch)
+        if isinstance(strength, str):
+            self._schedule = SteeredStrength(
+                target_share, near_zero, warmup_epochs, target_epoch, proximal=self.proximal
+            )
         else:
             self._schedule = FixedStrength(strength, warmup_epochs)
-        steered = isinstance(self._schedule, SteeredStrength)
         self.strength, self.warmup_epochs = strength, warmup_epochs
-        self.proximal = steered and has_prox if proximal is None else proximal
         self.coupling = Coupling() if coupled else None
         self.find_factors = partial(find_factors, include=include, ignore=ignore, norms=norms)
         self.near_zero = near_zero
@@ -151,7 +146,9 @@ class SparsityCallback(pl.Callback):
         return self._generate_state_key(name=self.name)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a network without γ, unless hooks of its own may build it later."""
+        """Refuse a goal behind the end, and a network without γ unless it may be built later."""
+        if stage == "fit" and isinstance(self._schedule, SteeredStrength):
+            refuse_beyond(self._schedule.target_epoch, trainer)
         # The parent of the live object: the `pytorch_lightning` package has a class of its own.
         parent = next(c for c in type(pl_module).__mro__ if c.__name__ == "LightningModule")
         hooks = ("setup", "configure_model")
@@ -170,8 +167,8 @@ class SparsityCallback(pl.Callback):
         self._remove_hooks()
         if self.active:
             self._schedule.start(trainer)
-        if self.proximal:
-            self._handles = [o.register_step_post_hook(self._shrink) for o in trainer.optimizers]
+        if self.proximal or self.spare_below:
+            self._handles = [o.register_step_post_hook(self._stepped) for o in trainer.optimizers]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -199,9 +196,11 @@ class SparsityCallback(pl.Callback):
         if self._pull is not None and not self.proximal:
             self._pull.add_gradient(trainer, self._strength_now, optimizer)
 
-    def _shrink(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._pull is not None:
+    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._pull is not None and self.proximal:
             self._pull.shrink(self._strength_now, optimizer)
+        elif self._pull is not None:
+            self._pull.hold_up(optimizer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log, and warn once if a whole epoch of penalty has not moved γ."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
@@ -13,8 +13,9 @@ from torch.optim import Optimizer
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
 from lightning_slimga.calls import narrowed
 from lightning_slimga.coupling import coupled_channels
-from lightning_slimga.penalties import Coupled, Penalty, ProximalPenalty, Sparing
+from lightning_slimga.penalties import Coupled, Penalty, ProximalPenalty
 from lightning_slimga.scaling_factors import NormName, ScalingFactors
+from lightning_slimga.sparing import Sparing
 from lightning_slimga.surgery import ChannelSurgery
 
 _SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
@@ -38,26 +39,31 @@ class Pull:
         channel: Tensor | None = None,
         spare_below: float = 0.0,
     ) -> None:
-        self.factors = factors
-        self.penalty = penalty
-        self._sizes: Callable[[Tensor], Tensor] = torch.abs
-        if channel is not None:
-            coupled = Coupled(penalty, channel)
-            self.penalty, self._sizes = coupled, coupled.sizes
+        self.factors, self.spare_below = factors, spare_below
+        self.single = self.penalty = penalty
+        self._coupled = None if channel is None else Coupled(penalty, channel)
+        if self._coupled is not None:
+            self.penalty = self._coupled
         self.sparing: Sparing | None = None
+        self._before: Tensor | None = None
         if spare_below and len(factors):
             sizes = [gamma.numel() for gamma in factors.named_parameters().values()]
             device = factors.flat().device
             layer = torch.arange(len(sizes), device=device)
             layer = layer.repeat_interleave(torch.tensor(sizes, device=device))
-            self.penalty = self.sparing = Sparing(self.penalty, layer, spare_below, self._sizes)
+            self.penalty = self.sparing = Sparing(self.penalty, layer, spare_below, channel)
 
     def __len__(self) -> int:
         return len(self.factors)
 
     def magnitudes(self) -> Tensor:
         """Return |γ|, or for coupled γ the norm of their channel, shape `(num_factors,)`."""
-        return self._sizes(self.factors.flat())
+        gamma = self.factors.flat()
+        return gamma.abs() if self._coupled is None else self._coupled.sizes(gamma)
+
+    def sizes_to_go(self) -> Tensor:
+        """Return the magnitudes, infinity for γ that are spared whatever happens."""
+        return self.sparing.sizes_to_go(self.factors.flat()) if self.sparing else self.magnitudes()
 
     def value(self) -> float:
         """Return R(γ)."""
@@ -67,10 +73,41 @@ class Pull:
         """Return the share of γ whose magnitude is below `size`."""
         return float((self.magnitudes() < size).float().mean())
 
+    def slope(self, size: float) -> float:
+        """Return the mean pull ∂R/∂γ at γ that all have the same size > 0."""
+        gamma = self.factors.flat()
+        number = len(gamma) if self._coupled is None else self._coupled.num_channels
+        return float(self.single.gradient(gamma.new_full((number,), size)).mean())
+
+    def reach(self, optimizers: Sequence[Optimizer], *, proximal: bool) -> float:
+        """Return how far a gradient of 1 carries a γ at most, by the learning rates of now.
+
+        Args:
+            optimizers: Those of the network.
+            proximal: Whether the pull leaves out the momentum of the optimizer.
+        """
+        gammas = {id(gamma) for gamma in self.factors.named_parameters().values()}
+        reach = 0.0
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            if any(id(parameter) in gammas for parameter in group["params"]):
+                momentum = 0.0 if proximal else float(group.get("momentum", 0.0))
+                reach = max(reach, float(group["lr"]) / max(1 - momentum, 1e-3))
+        return reach
+
     def add_gradient(self, trainer: pl.Trainer, strength: float, optimizer: Optimizer) -> None:
         """Add `strength · ∂R/∂γ` to the gradients, in the scale that they have now."""
         weight = strength * _gradient_scale(trainer, optimizer)
         self.factors.add_gradient(self.penalty, weight, optimizer)
+        # Also at λ = 0: an optimizer remembers the pull of the steps before.
+        if self.sparing and self._before is None:
+            self._before = self.factors.flat()
+
+    def hold_up(self, optimizer: Optimizer) -> None:
+        """Put back, after a step with the penalty in its gradient, what must not go."""
+        if self.sparing is not None and self._before is not None:
+            held = self.sparing.hold_up(self._before, self.factors.flat())
+            self.factors.replace(held, optimizer)
+        self._before = None
 
     def shrink(self, strength: float, optimizer: Optimizer) -> None:
         """Replace γ by `prox(γ, lr · strength)`, unless the step before was skipped."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_slimga.callbacks.sparsity_arguments import expect
+from lightning_slimga.callbacks.sparsity_goal import epochs_done, prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity_pull import Pull
-from lightning_slimga.penalties import smallest
+from lightning_slimga.sparing import smallest
+
+_OVERSHOT = (
+    "The penalty carries no more than that: the others were near zero from the start, or the loss "
+    "and weight decay have shrunk them. Leave γ out of weight decay, lower `near_zero` or the "
+    "learning rate, or raise `target_share`."
+)
 
 
 class FixedStrength:
@@ -23,8 +30,6 @@ class FixedStrength:
     """
 
     def __init__(self, strength: float, warmup_epochs: float) -> None:
-        known = not isinstance(strength, str) and strength >= 0
-        expect(known, "strength", 'a number >= 0 or "auto"', strength)
         self.strength, self.warmup_epochs = strength, warmup_epochs
 
     def start(self, trainer: pl.Trainer) -> None:
@@ -68,6 +73,13 @@ class SteeredStrength:
     share: only the smallest `target_share` of γ is penalised from there, and the others are free.
     The rule is ours.
 
+    λ is bounded by what γ can stand: at the size that q had at its largest, one step with the
+    learning rate of now moves γ by at most `1 / STEPS` of it. A way of fewer than `BRIEF` steps
+    leaves a network no time to choose which γ go, nor to recover; there it is `1 / BRIEF`, which
+    carries γ not all the way, and the share is rather missed than reached by force. If at
+    p = `LATEST` more than `TOLERANCE` of γ are missing, no more are pulled than are near zero by
+    then, so that the others recover.
+
     Where channels are removed in several rounds, the way is gone again from each to the next: of
     the γ that are left, `target_share` are to be near zero by then.
 
@@ -77,6 +89,7 @@ class SteeredStrength:
         warmup_epochs: Epochs without penalty before the way begins.
         target_epoch: Complete epochs after which the share is to be reached, and held; None: at
             each pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
+        proximal: Whether γ follows the penalty in proximal steps, and not through the optimizer.
     """
 
     REACH = 0.5
@@ -85,28 +98,39 @@ class SteeredStrength:
     RELEASE = 0.9
     START = 1e-4
     TOLERANCE = 0.05
+    STEPS = 10
+    BRIEF = 200
+    LATEST = 0.75
 
     def __init__(
-        self, target_share: float, near_zero: float, warmup_epochs: float, target_epoch: int | None
+        self,
+        target_share: float,
+        near_zero: float,
+        warmup_epochs: float,
+        target_epoch: int | None,
+        *,
+        proximal: bool = True,
     ) -> None:
-        expect(0 < target_share < 1, "target_share", "between 0 and 1", target_share)
         expect(near_zero > 0, "near_zero", 'positive with `strength="auto"`', near_zero)
-        self.target_share, self.near_zero = target_share, near_zero
+        self.target_share, self.near_zero, self.proximal = target_share, near_zero, proximal
         self.warmup_epochs, self.target_epoch = warmup_epochs, target_epoch
         self.strength = self.START
         self._goals: list[float] = []
         self._goal = math.nan
-        self.arrived = False
+        self.arrived = self.limited = False
         self._progress, self._quantile = -math.inf, math.nan
+        self._largest, self._room = 0.0, math.inf
+        self._share = target_share
 
     def start(self, trainer: pl.Trainer) -> None:
         """Find the epochs at which the share is to be reached.
 
         Raises:
-            MisconfigurationException: If there is none, it leaves no time, or the number of
-                batches is unknown.
+            MisconfigurationException: If there is none, it leaves no time or lies behind the end
+                of the fit, or the number of batches is unknown.
         """
-        goals = [self.target_epoch] if self.target_epoch else prune_epochs(trainer)
+        refuse_beyond(self.target_epoch, trainer)
+        goals = prune_epochs(trainer) if self.target_epoch is None else [self.target_epoch]
         self._goals = [self.warmup_epochs, *(goals or [trainer.max_epochs or -1])]
         epoch = self._goals[1]
         if not epoch > self.warmup_epochs or math.isinf(trainer.num_training_batches):
@@ -126,11 +150,37 @@ class SteeredStrength:
         progress = (epochs_done(trainer, batch_idx) - start) / (goal - start)
         if progress < 0:
             return 0.0
-        if progress >= self._progress + self.EVERY and pull:
-            self.look(progress, pull.magnitudes())
+        if not pull:
+            return self.strength
+        reach = pull.reach(trainer.optimizers, proximal=self.proximal)
+        if progress >= self._progress + self.EVERY:
+            if progress >= self.LATEST:
+                self._give_up(pull.share_below(self.near_zero))
+            self.look(progress, pull.sizes_to_go())
+            steps = (goal - start) * trainer.num_training_batches / trainer.accumulate_grad_batches
+            self._bound(pull, steps)
+            self.limited = self.strength > self._limit(reach)
+            self.strength = min(self.strength, self._limit(reach))
         if pull.sparing is not None:
-            pull.sparing.share = self.target_share if self.arrived else 1.0
-        return self.strength
+            pull.sparing.share, pull.sparing.only = self._share, self.arrived
+        return min(self.strength, self._limit(reach)) if self._share else 0.0
+
+    def _give_up(self, share: float) -> None:
+        """Be content with the share that is reached, if too much is missing."""
+        if share < self._share == self.target_share and share < self._share - self.TOLERANCE:
+            self._share = share
+
+    def _bound(self, pull: Pull, steps: float) -> None:
+        """Find how far one step may carry γ, in units of the learning rate times λ."""
+        self._largest = max(self._largest, self._quantile, pull.spare_below)
+        # A gradient step shakes γ around zero the harder, the steeper the penalty is there.
+        size = self._largest if self.proximal else max(self._quantile, self.near_zero)
+        slope = pull.slope(size)
+        stride = self._largest / (self.STEPS if steps >= self.BRIEF else self.BRIEF)
+        self._room = stride / slope if slope > 0 else math.inf
+
+    def _limit(self, reach: float) -> float:
+        return self._room / reach if reach > 0 else self.strength
 
     def _way(self, epoch: int) -> tuple[float, float]:
         """Where the way that leads through an epoch begins and ends; the last has no end."""
@@ -145,7 +195,7 @@ class SteeredStrength:
             progress: Part of the way that is over, >= 0; above 1 the share is held.
             magnitudes: |γ|, shape `(num_factors,)`, not empty.
         """
-        quantile = float(smallest(magnitudes, self.target_share))
+        quantile = float(smallest(magnitudes, self._share))
         self.arrived = self.arrived or quantile < self.near_zero or progress >= self.REACH
         if math.isfinite(self._progress):
             needed = (quantile - self.near_zero / 2) / max(self.REACH - progress, 0.05)
@@ -166,8 +216,10 @@ class SteeredStrength:
 
     def begin_anew(self) -> None:
         """Forget what was measured: these γ are no longer there. λ stays."""
-        self.arrived = False
+        self.arrived = self.limited = False
         self._progress, self._quantile = -math.inf, math.nan
+        self._largest, self._room = 0.0, math.inf
+        self._share = self.target_share
 
     def finish(self, share: float, what: str) -> None:
         """Warn if the share was missed.
@@ -179,10 +231,18 @@ class SteeredStrength:
         if abs(share - self.target_share) > self.TOLERANCE:
             rank_zero_warn(
                 f"{what} with {share:.0%} of γ below {self.near_zero:g}; wanted "
-                f"were {self.target_share:.0%} (λ = {self.strength:.2g}). It may have ended early, "
-                "or γ cannot travel so far: give it more epochs or a higher learning rate, and "
-                "leave `proximal` at None, because a gradient step shakes γ around zero."
+                f"were {self.target_share:.0%} (λ = {self.strength:.2g}). "
+                + (_OVERSHOT if share > self.target_share else self._undershot())
             )
+
+    def _undershot(self) -> str:
+        held = "λ was held back, because more would harm the network. " if self.limited else ""
+        return (
+            f"{held}It may have ended early, or γ cannot travel so far in so few steps, or the "
+            "layers cannot spare so many: give it more epochs or a higher learning rate, or lower "
+            "`target_share`, and leave `proximal` at None, because a gradient step shakes γ around "
+            "zero."
+        )
 
     def state_dict(self) -> dict[str, float]:
         """Return λ and the last look, plain numbers."""
@@ -192,6 +252,10 @@ class SteeredStrength:
             "quantile": self._quantile,
             "goal": self._goal,
             "arrived": self.arrived,
+            "limited": self.limited,
+            "largest": self._largest,
+            "room": self._room,
+            "share": self._share,
         }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
@@ -199,28 +263,6 @@ class SteeredStrength:
         self.strength = state["strength"]
         self._progress, self._quantile = state["progress"], state["quantile"]
         self._goal = state["goal"]
-        self.arrived = bool(state["arrived"])
-
-
-def expect(holds: bool, argument: str, expected: str, got: object) -> None:
-    """Raise a ValueError that names the argument, unless it holds."""
-    if not holds:
-        raise ValueError(f"Expected argument `{argument}` to be {expected}, but got {got!r}.")
-
-
-def epochs_done(trainer: pl.Trainer, batch_idx: int) -> float:
-    """Return how many epochs lie behind this batch; an epoch of unknown length counts at once."""
-    batches = trainer.num_training_batches
-    return trainer.current_epoch + (1.0 if math.isinf(batches) else batch_idx / batches)
-
-
-def prune_epochs(trainer: pl.Trainer) -> list[int]:
-    """Return the epochs, rising, before which callbacks of a Trainer remove channels.
-
-    Known by what they offer, not by class, so that any callback that prunes can be followed.
-    """
-    epochs: list[Any] = []
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        epochs += [getattr(callback, "prune_epoch", None)]
-        epochs += list(getattr(callback, "prune_epochs", None) or [])
-    return sorted({epoch for epoch in epochs if isinstance(epoch, int)})
+        self.arrived, self.limited = bool(state["arrived"]), bool(state["limited"])
+        self._largest, self._room = state["largest"], state["room"]
+        self._share = state["share"]

@@ -55,7 +55,7 @@ def test_a_network_built_in_setup_is_judged_when_it_is_there(with_factors: bool)
 
 
 @pytest.mark.parametrize("argument", ["strength", "warmup_epochs", "near_zero"])
-@pytest.mark.parametrize("value", [-0.1, math.nan])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, None, True])
 def test_numbers_out_of_range(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"Expected argument `{argument}` to be a number >= 0"):
         SparsityCallback(**{argument: value})
@@ -69,3 +69,38 @@ def test_unknown_penalty() -> None:
 def test_proximal_needs_a_prox() -> None:
     with pytest.raises(TypeError, match="closed-form `prox` when `proximal=True`, but got 'polar"):
         SparsityCallback(penalty="polarization", proximal=True)
+
+
+@pytest.mark.parametrize("strength", ["auto", 1e-4])
+@pytest.mark.parametrize("target_share", [0.0, 1.0, -0.5, 2.0, None])
+def test_target_share_out_of_range(strength: float | str, target_share: float) -> None:
+    with pytest.raises(ValueError, match="Expected argument `target_share` to be between 0 and 1"):
+        SparsityCallback(strength, target_share=target_share)
+
+
+@pytest.mark.parametrize("target_epoch", [0, -3, 1.5, True, "2"])
+def test_target_epoch_is_a_number_of_epochs(target_epoch: object) -> None:
+    with pytest.raises(ValueError, match="`target_epoch` to be an integer >= 1 or None, but got"):
+        SparsityCallback("auto", target_epoch=target_epoch)
+
+
+def test_a_goal_behind_the_end_of_the_fit_is_refused_before_it_starts() -> None:
+    callback = SparsityCallback("auto", target_epoch=50)
+    run = trainer(callback, max_epochs=2)
+    with pytest.raises(MisconfigurationException, match=r"at most `max_epochs`, 2, but got 50"):
+        callback.setup(run, Net(), "fit")
+    callback.setup(run, Net(), "validate")
+    trainer(callback, max_epochs=2, fast_dev_run=True).fit(Net())
+
+
+@pytest.mark.parametrize("argument", ["coupled", "proximal", "until_surgery", "log"])
+def test_switches_are_true_or_false(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"`{argument}` to be True.*but got 'x'"):
+        SparsityCallback(**{argument: "x"})
+
+
+def test_strength_is_a_number_or_auto() -> None:
+    with pytest.raises(
+        ValueError, match="`strength` to be a number >= 0 or \"auto\", but got 'big'"
+    ):
+        SparsityCallback("big")

@@ -156,10 +156,13 @@ def test_auto_is_proximal_where_that_is_possible() -> None:
     assert not SparsityCallback(1e-4).proximal
 
 
-def test_resume_steers_as_the_uninterrupted_run(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*wanted were 50%")
+@pytest.mark.parametrize("settings", [{}, {"proximal": False}, {"coupled": True}])
+def test_resume_steers_as_the_uninterrupted_run(tmp_path: Path, settings: dict[str, bool]) -> None:
     def fit(net: Digits, epochs: int, **kwargs: Any) -> pl.Trainer:
         pl.seed_everything(epochs, verbose=False)
-        run = trainer(SparsityCallback("auto", target_epoch=6), max_epochs=epochs, min_epochs=1)
+        end = AtBatch(lambda t, m: setattr(t, "should_stop", True), epoch=epochs - 1, batch=7)
+        run = trainer(SparsityCallback("auto", **settings), end, max_epochs=26, min_epochs=1)
         net.train_dataloader = lambda: DataLoader(Digits.train_dataloader(net).dataset, 32)
         run.fit(net, **kwargs)
         return run
@@ -167,11 +170,11 @@ def test_resume_steers_as_the_uninterrupted_run(tmp_path: Path) -> None:
     whole, part, rest = Digits(), Digits(), Digits()
     for net in (part, rest):
         net.load_state_dict(whole.state_dict())
-    fit(whole, 6)
+    fit(whole, 26)
     with pytest.warns(UserWarning, match="It may have ended early"):
-        fit(part, 2).save_checkpoint(tmp_path / "last.ckpt")
+        fit(part, 11).save_checkpoint(tmp_path / "last.ckpt")
     torch.load(tmp_path / "last.ckpt", weights_only=True)  # plain data
-    fit(rest, 6, ckpt_path=tmp_path / "last.ckpt")
+    fit(rest, 26, ckpt_path=tmp_path / "last.ckpt")
     for a, b in zip(whole.parameters(), rest.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -209,19 +212,6 @@ def test_coupled_equals_the_norm_written_into_the_loss() -> None:
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("target_share", [0.0, 1.0, -0.5])
-def test_target_share_out_of_range(target_share: float) -> None:
-    with pytest.raises(ValueError, match="Expected argument `target_share` to be between 0 and 1"):
-        SparsityCallback("auto", target_share=target_share)
-
-
 def test_auto_needs_a_positive_near_zero() -> None:
     with pytest.raises(ValueError, match="Expected argument `near_zero` to be positive with"):
         SparsityCallback("auto", near_zero=0)
-
-
-def test_strength_is_a_number_or_auto() -> None:
-    with pytest.raises(
-        ValueError, match="`strength` to be a number >= 0 or \"auto\", but got 'big'"
-    ):
-        SparsityCallback("big")
