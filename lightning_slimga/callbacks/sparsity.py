@@ -12,11 +12,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_slimga.callbacks import sparsity_arguments as arguments
+from lightning_slimga.callbacks.sparsity_arguments import checked
 from lightning_slimga.callbacks.sparsity_goal import prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity_logging import log_histogram, warn_no_steps, warn_unmoved
 from lightning_slimga.callbacks.sparsity_pull import Coupling, Pull, find_factors
-from lightning_slimga.callbacks.sparsity_strength import FixedStrength, SteeredStrength
+from lightning_slimga.callbacks.sparsity_strength import SteeredStrength, make_schedule
 from lightning_slimga.penalties import Penalty, PenaltyName, ProximalPenalty, make_penalty
 from lightning_slimga.scaling_factors import NormName
 
@@ -74,7 +74,7 @@ class SparsityCallback(pl.Callback):
         name: Prefix of what is logged; several such callbacks in one Trainer need several names.
 
     Raises:
-        ValueError: If an argument is out of its range, or the penalty unknown.
+        ValueError: If an argument is not what it may be, or the penalty unknown.
         TypeError: If the penalty is not one, or `proximal=True` and it has no `prox`.
         MisconfigurationException: From `setup`, if the network has no such γ, or the fit ends
             before `target_epoch`.
@@ -100,35 +100,42 @@ class SparsityCallback(pl.Callback):
         histogram_every_n_epochs: int = 1,
         name: str = "sparsity",
     ) -> None:
-        self.penalty = make_penalty(penalty, epsilon=epsilon)
+        given = checked(
+            strength=strength,
+            epsilon=epsilon,
+            proximal=proximal,
+            coupled=coupled,
+            warmup_epochs=warmup_epochs,
+            target_share=target_share,
+            target_epoch=target_epoch,
+            include=include,
+            ignore=ignore,
+            norms=norms,
+            near_zero=near_zero,
+            until_surgery=until_surgery,
+            log=log,
+            histogram_every_n_epochs=histogram_every_n_epochs,
+            name=name,
+        )
+        self.penalty = make_penalty(penalty, epsilon=given["epsilon"])
         has_prox = isinstance(self.penalty, ProximalPenalty)
-        if proximal and not has_prox:
+        if given["proximal"] and not has_prox:
             raise TypeError(
                 "Expected argument `penalty` to have a closed-form `prox` when `proximal=True`, "
                 f"but got {penalty!r}; use 'l1_2' or 'l1', or `proximal=False`."
             )
-        arguments.check_goal(strength, target_share, target_epoch)
-        arguments.check_numbers(warmup_epochs=warmup_epochs, near_zero=near_zero)
-        arguments.check_numbers(histogram_every_n_epochs=histogram_every_n_epochs)
-        arguments.check_switches(proximal, coupled=coupled, until_surgery=until_surgery, log=log)
-        steered = isinstance(strength, str)
-        self.proximal = steered and has_prox if proximal is None else proximal
-        self._schedule: FixedStrength | SteeredStrength
-        if isinstance(strength, str):
-            self._schedule = SteeredStrength(
-                target_share, near_zero, warmup_epochs, target_epoch, proximal=self.proximal
-            )
-        else:
-            self._schedule = FixedStrength(strength, warmup_epochs)
-        self.strength, self.warmup_epochs = strength, warmup_epochs
-        self.coupling = Coupling() if coupled else None
-        self.find_factors = partial(find_factors, include=include, ignore=ignore, norms=norms)
-        self.near_zero = near_zero
-        self.spare_below = _SPARED_BELOW * near_zero if steered else 0.0
-        self.until_surgery = until_surgery
-        self.log_metrics = log
-        self.histogram_every_n_epochs = histogram_every_n_epochs
-        self.name = name
+        self.strength, self.warmup_epochs = given["strength"], given["warmup_epochs"]
+        self.near_zero, steered = given["near_zero"], given["strength"] == "auto"
+        self.proximal = steered and has_prox if proximal is None else given["proximal"]
+        self._schedule = make_schedule(given, proximal=self.proximal)
+        self.coupling = Coupling() if given["coupled"] else None
+        self.find_factors = partial(
+            find_factors, include=given["include"], ignore=given["ignore"], norms=given["norms"]
+        )
+        self.spare_below = _SPARED_BELOW * self.near_zero if steered else 0.0
+        self.until_surgery, self.log_metrics = given["until_surgery"], given["log"]
+        self.histogram_every_n_epochs = given["histogram_every_n_epochs"]
+        self.name = given["name"]
 
         self.active = True
         self._removed = False
@@ -137,8 +144,7 @@ class SparsityCallback(pl.Callback):
         self._handles: list[RemovableHandle] = []
         self._steps = self._batches = 0
         self._value_at_start: float | None = None
-        self._checked = False
-        self._share = 0.0
+        self._checked, self._share = False, 0.0
 
     @property
     def state_key(self) -> str:

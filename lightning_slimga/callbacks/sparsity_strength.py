@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_slimga.callbacks.sparsity_arguments import expect
+from lightning_slimga.arguments import expect
 from lightning_slimga.callbacks.sparsity_goal import epochs_done, prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity_pull import Pull
 from lightning_slimga.sparing import smallest
@@ -266,3 +268,16 @@ class SteeredStrength:
         self.arrived, self.limited = bool(state["arrived"]), bool(state["limited"])
         self._largest, self._room = state["largest"], state["room"]
         self._share = state["share"]
+
+
+def make_schedule(given: Mapping[str, Any], *, proximal: bool) -> FixedStrength | SteeredStrength:
+    """Return what says how large λ is.
+
+    Args:
+        given: the checked arguments of the callback.
+        proximal: as for `SteeredStrength`.
+    """
+    if given["strength"] != "auto":
+        return FixedStrength(given["strength"], given["warmup_epochs"])
+    names = ("target_share", "near_zero", "warmup_epochs", "target_epoch")
+    return SteeredStrength(**{name: given[name] for name in names}, proximal=proximal)

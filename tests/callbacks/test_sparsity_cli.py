@@ -66,9 +66,9 @@ def test_yaml_with_plain_values(tmp_path: Path) -> None:
     assert type(callback.penalty).__name__ == "L1"
     assert callback.warmup_epochs == 2
     assert callback.find_factors.keywords == {
-        "include": ["body.*"],
-        "ignore": [],
-        "norms": ["batch"],
+        "include": ("body.*",),
+        "ignore": (),
+        "norms": ("batch",),
     }
 
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import inspect
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -57,7 +60,7 @@ def test_a_network_built_in_setup_is_judged_when_it_is_there(with_factors: bool)
 @pytest.mark.parametrize("argument", ["strength", "warmup_epochs", "near_zero"])
 @pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, None, True])
 def test_numbers_out_of_range(argument: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"Expected argument `{argument}` to be a number >= 0"):
+    with pytest.raises(ValueError, match=f"argument `{argument}` to be a finite number >= 0"):
         SparsityCallback(**{argument: value})
 
 
@@ -74,13 +77,15 @@ def test_proximal_needs_a_prox() -> None:
 @pytest.mark.parametrize("strength", ["auto", 1e-4])
 @pytest.mark.parametrize("target_share", [0.0, 1.0, -0.5, 2.0, None])
 def test_target_share_out_of_range(strength: float | str, target_share: float) -> None:
-    with pytest.raises(ValueError, match="Expected argument `target_share` to be between 0 and 1"):
+    with pytest.raises(ValueError, match="`target_share` to be a share between 0 and 1, but got"):
         SparsityCallback(strength, target_share=target_share)
 
 
 @pytest.mark.parametrize("target_epoch", [0, -3, 1.5, True, "2"])
 def test_target_epoch_is_a_number_of_epochs(target_epoch: object) -> None:
-    with pytest.raises(ValueError, match="`target_epoch` to be an integer >= 1 or None, but got"):
+    with pytest.raises(
+        ValueError, match="`target_epoch` to be a whole number of at least 1 or None"
+    ):
         SparsityCallback("auto", target_epoch=target_epoch)
 
 
@@ -101,6 +106,43 @@ def test_switches_are_true_or_false(argument: str) -> None:
 
 def test_strength_is_a_number_or_auto() -> None:
     with pytest.raises(
-        ValueError, match="`strength` to be a number >= 0 or \"auto\", but got 'big'"
+        ValueError, match=r"`strength` to be a finite number >= 0 .* or \"auto\", but got 'big'"
     ):
         SparsityCallback("big")
+
+
+WRONG: dict[str, list[Any]] = {
+    "strength": ["big", None, True, [1.0]],
+    "penalty": [3, None, "lasso"],
+    "epsilon": [0, -1.0, "x", True, math.nan],
+    "proximal": ["x", 1],
+    "coupled": [None, 1],
+    "warmup_epochs": ["1", math.inf],
+    "target_share": ["half", [0.5]],
+    "target_epoch": [0, 2.5],
+    "include": [None, 3, [3]],
+    "ignore": [None, 3, {"a": 1}],
+    "norms": [None, [], "batches", ["batch", 3]],
+    "near_zero": ["x", -1],
+    "until_surgery": [None, "no"],
+    "log": [None, "no"],
+    "histogram_every_n_epochs": [-1, 0.5, True],
+    "name": ["", None, 3],
+}
+
+
+@pytest.mark.parametrize(("argument", "value"), [(a, v) for a in WRONG for v in WRONG[a]])
+def test_every_argument_is_checked_by_name(argument: str, value: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"xpected argument `{argument}` to be"):
+        SparsityCallback(**{argument: value})
+    assert sorted(WRONG) == sorted(inspect.signature(SparsityCallback).parameters)
+
+
+def test_numbers_of_numpy_and_single_patterns_are_taken() -> None:
+    callback = SparsityCallback(
+        np.float32(0.5), warmup_epochs=np.int64(2), coupled=np.bool_(True), include="body.*"
+    )
+    assert (callback.strength, type(callback.strength)) == (0.5, float)
+    assert type(callback.warmup_epochs) is int
+    assert callback.coupling is not None
+    assert callback.find_factors.keywords["include"] == ("body.*",)
