@@ -9,11 +9,12 @@
 On the Fashion-MNIST ResNet of the examples at half of its MACs, with all 5,000 validation images
 and the callback's defaults (racing, recalibration, memo). A search is everything from the dense
 network to the cut one. The plain way zeroes the channels of the full network and calls
-`trainer.validate`, without recalibration. Once with the example's loader, which cuts batches out of
-a tensor, and once with an ordinary one, which fetches and transforms single images: a search reads
-its validation batches once. Processor time, so that other work on the machine matters less; with
-several threads and on a GPU the time on the clock. On a GPU once more with all validation images in
-one batch: a small network leaves a GPU waiting for Python, batch by batch.
+`trainer.validate`, once without recalibration, and once with that of the search, without which the
+accuracy of a candidate says little (docs/search.md). All that with the example's loader, which cuts
+batches out of a tensor, and with an ordinary one, which fetches and transforms single images: a
+search reads its validation batches once. Processor time, so that other work on the machine matters
+less; with several threads and on a GPU the time on the clock. On a GPU once more with all
+validation images in one batch: a small network leaves a GPU waiting for Python, batch by batch.
 """
 
 from __future__ import annotations
@@ -88,21 +89,26 @@ class Stopwatch(L.Callback):
         trainer.should_stop = True
 
 
-def rates(data: FashionMNIST, options: argparse.Namespace) -> tuple[float, float]:
-    """Return candidates a second, of a search and of the plain way."""
+def rates(data: FashionMNIST, options: argparse.Namespace) -> tuple[float, ...]:
+    """Return candidates a second, of a search and of the plain way without and with statistics."""
     clock = CLOCKS[options.accelerator] if options.threads == 1 else time.perf_counter
     layout = torch.contiguous_format if options.usual_format else torch.channels_last
     model, watch = FashionClassifier(), Stopwatch(clock)
     model.net.to(memory_format=layout)
-    plain = plain_way(model, data, accelerator=options.accelerator, memory_format=layout)
     prune = pruning(max_evaluations=EVALUATIONS, report=False, round_to=options.round_to)
+    plain, recalibrating = (
+        plain_way(model, data, accelerator=options.accelerator, memory_format=layout, training=n)
+        for n in (0, prune.settings.recalibration_batches)
+    )
     fit = quiet(
         options.accelerator, max_epochs=2, limit_train_batches=200, callbacks=[watch, prune]
     )
     fit.fit(model, data)
-    plain()  # the first one warms up
-    seconds = statistics.median(timed(plain, clock) for _ in range(REPEATS))
-    return prune.history[-1]["evaluations"] / watch.seconds, 1 / seconds
+    found = [prune.history[-1]["evaluations"] / watch.seconds]
+    for way in plain, recalibrating:
+        way()  # the first one warms up
+        found.append(1 / statistics.median(timed(way, clock) for _ in range(REPEATS)))
+    return tuple(found)
 
 
 def main() -> None:
@@ -118,10 +124,11 @@ def main() -> None:
     for batch in (BATCH,) if options.accelerator == "cpu" else (BATCH, 5000):
         for name, kind in kinds.items():
             L.seed_everything(0, verbose=False)
-            ours, others = rates(kind(eval_batch_size=batch), options)
+            ours, others, equal = rates(kind(eval_batch_size=batch), options)
             print(
                 f"{name}, batches of {batch}: {ours:.2f} candidates a second, the plain way"
-                f" {others:.2f}: {ours / others:.2f} times",
+                f" {others:.2f}: {ours / others:.2f} times; with recalibration {equal:.2f}:"
+                f" {ours / equal:.2f} times",
                 flush=True,
             )
 

@@ -19,6 +19,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import lightning as L
@@ -32,7 +33,9 @@ from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import training_batches
 from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.callbacks.survey import Survey
+from lightning_slimga.calls import Call
 from lightning_slimga.memory_format import channels_last
+from lightning_slimga.recalibration import recalibrate
 
 BUDGET = 0.5
 
@@ -140,6 +143,7 @@ def plain_way(
     batches: int | None = None,
     accelerator: str = "cpu",
     memory_format: torch.memory_format = torch.channels_last,
+    training: int = 0,
 ) -> Callable[[], None]:
     """Return what evaluates a candidate by masking a copy of a module and `trainer.validate`.
 
@@ -150,6 +154,8 @@ def plain_way(
         batches: validation batches; None: all.
         accelerator: of the Trainer.
         memory_format: of the copy's weights.
+        training: batches of training images from which batch norm takes its statistics first; 0:
+            it keeps those of the full network.
     """
     trainer = quiet(accelerator, limit_val_batches=1.0 if batches is None else batches)
     model = FashionClassifier()
@@ -157,10 +163,16 @@ def plain_way(
     model.net.to(memory_format=memory_format)
     own = ChannelSurgery(model, torch.zeros(2, 1, 28, 28))
     chosen = uniform_mask(own) if mask is None else mask
+    data.prepare_data()
+    data.setup("fit")
+    device = torch.device("cuda" if accelerator == "gpu" else "cpu")
+    images = [x.to(device) for x, _ in islice(data.train_dataloader(), training)]
+    calls = [Call("", (x,)) for x in images]
 
     def run() -> None:
         with own.masked(chosen), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            recalibrate(model.to(device), calls)
             trainer.validate(model, data, verbose=False)
 
     return run
