@@ -274,8 +274,10 @@ def _parameter_like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
 def _set_number(module: nn.Module, name: str, value: int, transaction: Transaction) -> None:
     name, _, index = name.partition(".")
     if index:
-        entries = list(getattr(module, name))
+        former = getattr(module, name)
+        entries = list(former)
         entries[int(index)] = value
-        transaction.set_attribute(module, name, tuple(entries))
+        kind = list if isinstance(former, list) else tuple
+        transaction.set_attribute(module, name, kind(entries))
     else:
         transaction.set_attribute(module, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,6 +162,27 @@ class Op:
                     found = True
         return found
 
+    def list_attribute(
+        self, words: tuple[str, ...], numbers: Sequence[int], parts: Sequence[DimLabels]
+    ) -> bool:
+        """Say that a list counts the units of parts, one by one, if the running module has it.
+
+        Args:
+            words: it has one of them in its name, lest another list of the same numbers be taken.
+            numbers: the present sizes.
+            parts: one label per unit of each.
+
+        Returns:
+            Whether it has; then surgery rewrites it, and the parts may shrink by themselves.
+        """
+        held = self.trace.modules[self.module].__dict__.items()
+        names = [name for name, value in held if _is_list_of(value, numbers)]
+        names = [name for name in names if any(word in name for word in words)]
+        for name in names:
+            for i, labels in enumerate(parts):
+                self.attribute((f"{name}.{i}",), labels)
+        return bool(names)
+
     def _holders(self, near: tuple[Tensor | None, ...]) -> list[str]:
         holders = {self.module: None}
         for tensor in near:
@@ -181,3 +203,8 @@ def _attribute_value(module: nn.Module, name: str) -> Any:
     if index:
         value = value[int(index)] if isinstance(value, (tuple, list)) and value else None
     return value if type(value) is int else None
+
+
+def _is_list_of(value: Any, numbers: Sequence[int]) -> bool:
+    plain = type(value) in (tuple, list) and all(type(entry) is int for entry in value)
+    return plain and list(value) == list(numbers)

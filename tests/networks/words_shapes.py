@@ -101,6 +101,20 @@ def cutting_by_number(choices: Choices, x: Tensor, _: Env) -> Step | None:
     return Step("cut by number", run, at=at, size=c, split=int(flip(choices)))
 
 
+@word(2, 4)
+def cutting_by_kept_sizes(choices: Choices, x: Tensor, _: Env) -> Step | None:
+    c = x.shape[1]
+    if c < 3:
+        return None
+    first = choices.integer(1, c - 2)
+    second = choices.integer(1, c - first - 1)
+    kind = list if flip(choices) else tuple
+    sizes = kind([first, second, c - first - second])
+    return Step(
+        "cut by kept sizes", lambda step, x: x.split(step.split_sizes, 1), split_sizes=sizes
+    )
+
+
 @word(2, 4, harsh=True)
 def reading_by_number(choices: Choices, x: Tensor, _: Env) -> Step:
     c = x.shape[1]

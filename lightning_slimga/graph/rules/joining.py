@@ -14,6 +14,9 @@ from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 
+_SIZES = ("split", "section", "chunk", "sizes", "dims", "channels", "widths", "features", "parts")
+"""How modules call the sizes into which they split; each of these in a longer name, too."""
+
 
 @rule("aten::cat")
 def cat(op: Op, tensors: Sequence[Tensor], dim: int = 0) -> Labels:
@@ -50,7 +53,7 @@ def split(op: Op, x: Tensor, _size: int, dim: int = 0) -> tuple[Labels, ...]:
 @rule("aten::split_with_sizes", "aten::unsafe_split_with_sizes")
 def split_with_sizes(op: Op, x: Tensor, _sizes: list[int], dim: int = 0) -> tuple[Labels, ...]:
     """(…, C, …) -> pieces of the given sizes along ``dim``."""
-    return _pieces(op, x, dim)
+    return _pieces(op, x, dim, kept=True)
 
 
 @rule("aten::slice")
@@ -87,18 +90,18 @@ def unbind(op: Op, x: Tensor, dim: int = 0) -> tuple[Labels, ...]:
     return tuple(list(labels) for _ in op.outputs)
 
 
-def _pieces(op: Op, x: Tensor, dim: int) -> tuple[Labels, ...]:
+def _pieces(op: Op, x: Tensor, dim: int, *, kept: bool = False) -> tuple[Labels, ...]:
+    """Labels of the pieces; their sizes may be ``kept`` as a list by the module that runs."""
     axis = dim % x.dim()
     sizes = [t.shape[axis] for t in op.outputs]
     labels = op.labels(x)
     cut = labels[axis]
-    if cut is not None:
+    if cut is None:
+        return tuple(list(labels) for _ in sizes)
+    parts = [cut[a:b] for a, b in pairwise(np.cumsum([0, *sizes]))]
+    if not (kept and op.list_attribute(_SIZES, sizes, parts)):
         _repeat_with_period(op, cut, gcd(*sizes))
-    bounds = np.cumsum([0, *sizes])
-    return tuple(
-        [*labels[:axis], None if cut is None else cut[a:b], *labels[axis + 1 :]]
-        for a, b in pairwise(bounds)
-    )
+    return tuple([*labels[:axis], part, *labels[axis + 1 :]] for part in parts)
 
 
 def _repeat_with_period(op: Op, labels: LabelArray, period: int) -> None:
