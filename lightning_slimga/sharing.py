@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_slimga.graph.kept import memory_of
+from lightning_slimga.graph.kept import looked_at, memory_of
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import described, tensors_in
 
@@ -63,8 +63,8 @@ class Sharing(Replay):
 
 def _equal(first: Tensor, second: Tensor) -> bool:
     """Whether two tensors of one shape and dtype hold the same numbers, none of them NaN."""
-    alike = first.device.type == second.device.type == "cpu" and first.dtype in _NUMPY
-    if not alike or first.numel() < _MANY:
+    plain = all(one.device.type == "cpu" and one.is_contiguous() for one in (first, second))
+    plain = plain and not first.is_neg() and not second.is_neg() and first.dtype in _NUMPY
+    if not plain or first.numel() < _MANY:
         return torch.equal(first, second)
-    a, b = (tensor.detach().resolve_neg().numpy() for tensor in (first, second))
-    return np.array_equal(a, b)
+    return np.array_equal(looked_at(first), looked_at(second))

@@ -160,3 +160,25 @@ def test_the_proof_sees_what_is_small_beside_other_channels(
     torch.manual_seed(0)
     surgery = ChannelSurgery(model.to(dtype), torch.randn(16, 6, dtype=dtype))
     assert [layer.name for layer in surgery.layers] == ["next"]
+
+
+class Frees(nn.Module):
+    """Gives memory back as soon as it is no longer needed (a reversible network)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        z = self.second(y.tanh())
+        y.untyped_storage().resize_(0)
+        return z
+
+
+def test_a_network_that_frees_its_memory_may() -> None:
+    model, x = Frees(), torch.rand(128, 64)
+    surgery = ChannelSurgery(model, x)
+    assert [layer.name for layer in surgery.layers] == ["first"]
+    surgery.apply(random_mask(surgery))
+    model(x)

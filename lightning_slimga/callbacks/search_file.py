@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_slimga.graph.kept import looked_at
+
 _NAME = "pruning_search.pt"
 
 
@@ -110,5 +112,5 @@ def weights_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())
             content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(content.numpy().tobytes())
+            digest.update(looked_at(content).tobytes())
     return str(trainer.strategy.broadcast(digest.hexdigest(), src=0))
