@@ -13,7 +13,7 @@ from lightning_slimga.analysis import output_tensors
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.trace import OpRecord, tensors_in
-from lightning_slimga.pairing import Pairing
+from lightning_slimga.pairing import Pairing, asks_for_values
 from lightning_slimga.shrinking import Mask, indices_of
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
@@ -86,6 +86,10 @@ class Watch(TorchDispatchMode):
         graph: the channels.
         keep: the mask.
         full: whether the network has its full shapes (and is masked).
+
+    Attributes:
+        digests: what was remembered, by position of the op among the records.
+        asked: whether values were asked for while the ops were those of the full network.
     """
 
     def __init__(
@@ -97,12 +101,14 @@ class Watch(TorchDispatchMode):
         self._graph = graph
         self._keep = keep
         self._full = full
+        self.asked = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         record = self._pairing.step(func._schema.name)
+        self.asked |= not self._pairing.parted and asks_for_values(func, args)
         if record is not None:
             self.digests[self._pairing.position] = self._digests(record, tensors_in(out))
         return out
@@ -145,4 +151,6 @@ def first_difference(
             return record
         if pairs:
             return DECISION if record.reads_floats else record
-    return DECISION if wanted.parted or found.parted else None
+    # The masked network has all sizes of the full one: it goes another way by values alone. The
+    # shrunk one may do so because of a size, if no value was asked for.
+    return DECISION if wanted.parted or (found.parted and found.asked) else None

@@ -6,14 +6,13 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord, tensors_in
-from lightning_slimga.pairing import Pairing
+from lightning_slimga.pairing import Pairing, size_depends_on_values
 from lightning_slimga.survivors import Survivors
 
 T = TypeVar("T")
@@ -83,7 +82,7 @@ class Lockstep(TorchDispatchMode):
             out = self._replay.run(place, func, args, kwargs or {})
         except Exception as error:
             raise self._failure(error, record) from error
-        self._dynamic |= _depends_on_values(func, args)
+        self._dynamic |= size_depends_on_values(func, args)
         if record is not None:
             self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
         return out
@@ -114,11 +113,3 @@ class Lockstep(TorchDispatchMode):
     def _prunable(self, dims: list[DimLabels]) -> bool:
         """Whether channels that may go stand in any of these dimensions."""
         return any(d is not None and (self._graph.bits_of(d) >= 0).any() for d in dims)
-
-
-def _depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the size of an op's result depends on what is in its arguments."""
-    if torch.Tag.dynamic_output_shape not in func.tags:
-        return False
-    masks = [t for t in tensors_in(args) if t.dtype in (torch.bool, torch.uint8)]
-    return func._schema.name != "aten::index" or bool(masks)

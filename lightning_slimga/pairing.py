@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from lightning_slimga.graph.trace import OpRecord
+import torch
+
+from lightning_slimga.graph.trace import OpRecord, tensors_in
 
 _COPY = "aten::clone"
 """``reshape`` and ``contiguous`` copy or do not, as the strides come out: a matter of sizes."""
@@ -61,3 +64,16 @@ class Pairing:
             return None
         self._next += 1
         return record
+
+
+def size_depends_on_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the size of an op's result depends on what is in its arguments."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    masks = [t for t in tensors_in(args) if t.dtype in (torch.bool, torch.uint8)]
+    return func._schema.name != "aten::index" or bool(masks)
+
+
+def asks_for_values(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether a program may go another way by what is in the arguments of an op."""
+    return torch.Tag.data_dependent_output in func.tags or size_depends_on_values(func, args)

@@ -278,3 +278,32 @@ def test_a_way_that_only_the_masked_network_takes_is_traced_as_well() -> None:
     assert [layer.name for layer in surgery.layers] == ["body"]
     surgery.apply(random_mask(surgery))
     assert model(x)[1].shape == (4, 5)
+
+
+class Writes(nn.Module):
+    """Writes a number of channels that stands in the code; a narrow network has all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.last = (
+            nn.Conv2d(3, 12, 1),
+            nn.Conv2d(12, 12, 1),
+            nn.Conv2d(12, 2, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = x + self.mix(x).sigmoid()
+        y = y.clone()
+        y[:, :6] = x[:, :6]
+        return self.last(y)
+
+
+def test_a_number_that_narrow_networks_do_not_reach_is_seen() -> None:
+    model, x = Writes(), torch.randn(2, 3, 4, 4)
+    surgery = ChannelSurgery(model, x)
+    keep = torch.ones(surgery.num_channels, dtype=torch.bool)
+    for layer in surgery.layers:
+        keep[layer.slice.start + 1 : layer.slice.stop] = False
+    assert_exact(surgery, x, keep)
+    assert_exact(surgery, x, random_mask(surgery))
