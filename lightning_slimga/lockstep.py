@@ -12,7 +12,7 @@ from lightning_slimga.graph.channel_graph import ChannelGraph
 from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.trace import OpRecord, tensors_in
-from lightning_slimga.pairing import Pairing, size_depends_on_values
+from lightning_slimga.pairing import Pairing, asks_for_values, size_depends_on_values
 from lightning_slimga.survivors import Survivors
 
 T = TypeVar("T")
@@ -42,6 +42,10 @@ class Lockstep(TorchDispatchMode):
         graph: the channels.
         survivors: what the mask leaves that was cut.
         replay: runs the ops; holds what another pass has computed, if this is the second.
+
+    Attributes:
+        astray: whether the network has run other ops than the full one without asking for a value:
+            because of its sizes.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Lockstep(TorchDispatchMode):
         self._replay = replay
         self._graph = graph
         self._survivors = survivors
-        self._dynamic = False
+        self._dynamic = self._asked = self.astray = False
 
     def run(self, function: Callable[[], T]) -> T:
         """Run the shrunk network.
@@ -77,12 +81,14 @@ class Lockstep(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         record = self._pairing.step(func._schema.name)
+        self.astray |= self._pairing.parted and not self._asked
         try:
             place = None if record is None else record.place
             out = self._replay.run(place, func, args, kwargs or {})
         except Exception as error:
             raise self._failure(error, record) from error
         self._dynamic |= size_depends_on_values(func, args)
+        self._asked |= asks_for_values(func, args)
         if record is not None:
             self._compare(record, [tuple(t.shape) for t in tensors_in(out)])
         return out

@@ -50,6 +50,7 @@ class Proof:
         self.analysis = analysis
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._strayed = False  # the masked network ran other ops than the traced one
+        self._astray = False  # the shrunk one did, because of its sizes
         self._retraces = 3
         self._state: ModelState | None = None  # known as long as nobody else changes the network
 
@@ -75,11 +76,10 @@ class Proof:
     def _holds(self, graph: ChannelGraph) -> bool:
         """One round: whether the proof holds; if not, what it has found is frozen."""
         keep = self._random_mask(graph)
-        deviation: Deviation | None = None
-        try:
-            why = self.wrong(graph, keep)
-        except Deviation as error:
-            deviation, why = error, error.what
+        deviation, why = self._tried(graph, keep)
+        if why is None and self._astray:  # a number in the code may be larger than what was left
+            keep = self._random_mask(graph, few=True)
+            deviation, why = self._tried(graph, keep)
         if why is None:
             return not self._learns(graph, keep)
         if deviation is not None and deviation.record is not None:
@@ -90,6 +90,13 @@ class Proof:
         for layer in self._bisect(graph, keep, list(range(len(graph.layers)))):
             self._freeze_layer(graph, layer, f"{why} when it shrinks")
         return False
+
+    def _tried(self, graph: ChannelGraph, keep: Mask) -> tuple[Deviation | None, str | None]:
+        """Where and in which words a mask goes wrong; twice None if it does not."""
+        try:
+            return None, self.wrong(graph, keep)
+        except Deviation as error:
+            return error, error.what
 
     def _learns(self, graph: ChannelGraph, keep: Mask) -> bool:
         """Trace the masked network where it takes a way that no trace has seen (few times).
@@ -106,11 +113,11 @@ class Proof:
             self.analysis.records["eval"] = records
         return True
 
-    def _random_mask(self, graph: ChannelGraph) -> Mask:
-        """Remove a part of every layer; most of a wide one, which is quicker."""
+    def _random_mask(self, graph: ChannelGraph, *, few: bool = False) -> Mask:
+        """Remove a part of every layer; most of a wide one, which is quicker, or ``few``."""
         keep = np.ones(graph.num_channels, dtype=bool)
         for layer in graph.layers:
-            low, high = _part_to_remove(layer.num_channels)
+            low, high = (1, 1) if few else _part_to_remove(layer.num_channels)
             count = int(self._generator.integers(low, high + 1))
             gone = self._generator.choice(layer.num_channels, count, replace=False)
             keep[layer.slice.start + gone] = False
@@ -122,7 +129,7 @@ class Proof:
         Raises:
             Deviation: where it does not run in lockstep with the full network.
         """
-        self._strayed = False
+        self._strayed = self._astray = False
         trial = self.trial(graph, keep)
         approximations = self.analysis.trace.approximations
         approximate = _layers_in(graph, list(approximations.values())) if approximations else []
@@ -133,7 +140,7 @@ class Proof:
         try:
             return trial.wrong()
         finally:
-            self._strayed = trial.strayed
+            self._strayed, self._astray = trial.strayed, trial.astray
 
     def trial(self, graph: ChannelGraph, keep: Mask, plan: PruningPlan | None = None) -> Trial:
         """A mask to be tried on the network, with the plan that cuts it."""

@@ -60,6 +60,8 @@ class Trial:
         self._sharing = self._unshared()
         self.strayed = False
         """Whether the masked network ran other ops than the traced one."""
+        self.astray = False
+        """Whether the shrunk network did so, for no other reason than its sizes."""
 
     def _unshared(self) -> Sharing:
         """A memory for what both networks compute, before the first of them has run."""
@@ -94,6 +96,7 @@ class Trial:
                 lockstep = Lockstep(records, self._graph, self._survivors, replay)
                 with running(self._model, state, training=mode == "train"):
                     outputs[mode] = lockstep.run(partial(run_all, self._model, self._calls[mode]))
+                self.astray |= lockstep.astray
             replay.second = True
         self._sharing.second = True
         return outputs["eval"]

@@ -307,3 +307,27 @@ def test_a_number_that_narrow_networks_do_not_reach_is_seen() -> None:
         keep[layer.slice.start + 1 : layer.slice.stop] = False
     assert_exact(surgery, x, keep)
     assert_exact(surgery, x, random_mask(surgery))
+
+
+class Copies(nn.Module):
+    """The same, where it makes no difference: the channels are there already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = x.clone()
+        y[:, :6] = x[:, :6]
+        return self.last(y)
+
+
+def test_what_a_narrow_network_hides_a_wide_one_shows() -> None:
+    model, x = Copies(), torch.randn(2, 3, 4, 4)
+    surgery = ChannelSurgery(model, x)
+    for share in (0.1, 0.5, 0.9):
+        keep = random_mask(surgery, share=share)
+        assert_exact(surgery, x, keep)
+    surgery.apply(keep)
+    train_a_step(model, x, torch.optim.SGD(model.parameters(), lr=0.1))

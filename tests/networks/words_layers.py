@@ -130,10 +130,13 @@ def normalisation(choices: Choices, x: Tensor, _: Env) -> Step:
         lambda: nn.BatchNorm2d(c, track_running_stats=False),
         lambda: nn.GroupNorm(divisor(choices, c), c),
         lambda: nn.GroupNorm(c, c),
-        lambda: nn.InstanceNorm2d(c, affine=flip(choices), track_running_stats=flip(choices)),
         lambda: nn.GroupNorm(1, c),
         lambda: nn.LayerNorm(list(x.shape[1:])),
     ]
+    if x.shape[2:].numel() > 1:  # of one number there are no statistics
+        norms.append(
+            lambda: nn.InstanceNorm2d(c, affine=flip(choices), track_running_stats=flip(choices))
+        )
     return Step("normalisation", _call, layer=pick(choices, norms)())
 
 
