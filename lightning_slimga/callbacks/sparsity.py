@@ -12,12 +12,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_slimga.callbacks.sparsity_arguments import checked
+from lightning_slimga.callbacks.sparsity_arguments import checked, steps_proximally
 from lightning_slimga.callbacks.sparsity_goal import prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity_logging import log_histogram, warn_no_steps, warn_unmoved
 from lightning_slimga.callbacks.sparsity_pull import Coupling, Pull, find_factors
 from lightning_slimga.callbacks.sparsity_strength import SteeredStrength, make_schedule
-from lightning_slimga.penalties import Penalty, PenaltyName, ProximalPenalty, make_penalty
+from lightning_slimga.penalties import Penalty, PenaltyName, make_penalty
 from lightning_slimga.scaling_factors import NormName
 
 _SPARED_BELOW = 10.0
@@ -118,15 +118,9 @@ class SparsityCallback(pl.Callback):
             name=name,
         )
         self.penalty = make_penalty(penalty, epsilon=given["epsilon"])
-        has_prox = isinstance(self.penalty, ProximalPenalty)
-        if given["proximal"] and not has_prox:
-            raise TypeError(
-                "Expected argument `penalty` to have a closed-form `prox` when `proximal=True`, "
-                f"but got {penalty!r}; use 'l1_2' or 'l1', or `proximal=False`."
-            )
         self.strength, self.warmup_epochs = given["strength"], given["warmup_epochs"]
         self.near_zero, steered = given["near_zero"], given["strength"] == "auto"
-        self.proximal = steered and has_prox if proximal is None else given["proximal"]
+        self.proximal = steps_proximally(given["proximal"], self.penalty, penalty, steered=steered)
         self._schedule = make_schedule(given, proximal=self.proximal)
         self.coupling = Coupling() if given["coupled"] else None
         self.find_factors = partial(

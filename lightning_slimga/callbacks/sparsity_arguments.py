@@ -16,6 +16,7 @@ from lightning_slimga.arguments import (
     text,
     whole,
 )
+from lightning_slimga.penalties import Penalty, ProximalPenalty
 from lightning_slimga.scaling_factors import NormName
 
 _KINDS = get_args(NormName)
@@ -60,3 +61,24 @@ def checked(**given: Any) -> dict[str, Any]:
         ValueError: naming the first that is not what it may be.
     """
     return {name: RULES[name].check(name, value) for name, value in given.items()}
+
+
+def steps_proximally(wanted: bool | None, penalty: Penalty, given: Any, *, steered: bool) -> bool:
+    """Return whether γ follows the penalty in proximal steps.
+
+    Args:
+        wanted: the argument `proximal`.
+        penalty: the penalty.
+        given: as the user gave it.
+        steered: whether λ is; then that is the default, where it is possible.
+
+    Raises:
+        TypeError: if the penalty has no closed form for that, and it is wanted.
+    """
+    possible = isinstance(penalty, ProximalPenalty)
+    if wanted and not possible:
+        raise TypeError(
+            "Expected argument `penalty` to have a closed-form `prox` when `proximal=True`, "
+            f"but got {given!r}; use 'l1_2' or 'l1', or `proximal=False`."
+        )
+    return steered and possible if wanted is None else wanted
