@@ -16,6 +16,7 @@ cost what the formula says by torch's own counter, and must train for a step.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ import resource
 import signal
 import traceback
 import warnings
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 from benchmarks import coverage_table, coverage_work, zoo
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 ROOT = Path(__file__).resolve().parents[1]
 FAMILIES = ("classification", "segmentation", "video", "detection")
 
@@ -121,6 +124,17 @@ def _in_a_process(
     return result
 
 
+def _keep_memory() -> None:
+    """Let the process keep freed memory, so that of several runs the quickest fetches none anew.
+
+    Otherwise it depends on the sizes of a tool's tensors whether the system takes them back.
+    """
+    with suppress(OSError, AttributeError):  # no glibc
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def _work(
     sender: Connection, tool: str, family: str, name: str, arguments: argparse.Namespace
 ) -> None:
@@ -132,6 +146,7 @@ def _work(
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    _keep_memory()
     try:
         result = coverage_work.WORK[tool](family, name)
     except BaseException as error:  # whatever it is, it goes into the table
