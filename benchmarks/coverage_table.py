@@ -53,9 +53,9 @@ pass during the analysis, in GB. *Torch-Pruning*: version 1.6.1, its own pruning
 channels, seconds and memory taken alike; limits of 600 s and 16 GB for each model. Both tools keep
 the memory that they free (`mallopt`), lest the quickest run depend on which sizes the system takes
 back, and get it in large pages (`THP_MEM_ALLOC_ENABLE=1`, a setting of torch's): where these
-figures were taken, a fresh small page costs 11 microseconds, so that without it the largest ViT takes 5 s,
-half of that for pages, and `s3d` 0.7 s more than with Torch-Pruning. CPU seconds, too, depend on
-what else the machine does: small differences mean nothing. Torch-Pruning ran where it raised
+figures were taken, a fresh small page costs 11 microseconds, so that without it the largest ViT
+takes 5 s, half of that for pages, and `s3d` 0.7 s more than with Torch-Pruning. CPU seconds, too,
+depend on what else the machine does: small differences mean nothing. Torch-Pruning ran where it raised
 nothing; whether its networks are right is not judged here."""
 
 
