@@ -55,8 +55,8 @@ the memory that they free (`mallopt`), lest the quickest run depend on which siz
 back, and get it in large pages (`THP_MEM_ALLOC_ENABLE=1`, a setting of torch's): where these
 figures were taken, a fresh small page costs 11 microseconds, so that without it the largest ViT
 takes 5 s, half of that for pages, and `s3d` 0.7 s more than with Torch-Pruning. CPU seconds, too,
-depend on what else the machine does: small differences mean nothing. Torch-Pruning ran where it raised
-nothing; whether its networks are right is not judged here."""
+depend on what else the machine does: small differences mean nothing. Torch-Pruning ran where
+it raised nothing; whether its networks are right is not judged here."""
 
 
 def _summary(results: Results) -> list[str]:
