@@ -15,10 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_slimga.graph.labels import LabelStore
-from lightning_slimga.graph.selection import keep_matching
+from lightning_slimga.graph.selection import matching
 from lightning_slimga.graph.slots import modules_of
-from lightning_slimga.graph.trace import Trace
 
 REFUSED: Any = object()
 """What a rule makes of a value that it does not take."""
@@ -58,6 +56,26 @@ def expect(holds: bool, name: str, expected: str, got: Any) -> None:
         shown = repr(got)
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]} …"
         raise ValueError(f"Expected argument `{name}` to be {expected}, but got {shown}.")
+
+
+def checked(rules: Mapping[str, Rule], **given: Any) -> dict[str, Any]:
+    """Return arguments as plain data.
+
+    Raises:
+        ValueError: naming the first that is not what its rule takes.
+    """
+    return {name: rules[name].check(name, value) for name, value in given.items()}
+
+
+def check_fields(instance: Any, names: Iterable[str], rules: Mapping[str, Rule]) -> None:
+    """Make plain data of fields of a frozen dataclass.
+
+    Raises:
+        ValueError: naming the first that is not what its rule takes.
+    """
+    given = {name: getattr(instance, name) for name in names}
+    for name, value in checked(rules, **given).items():
+        object.__setattr__(instance, name, value)
 
 
 def plain_number(value: Any) -> Any:
@@ -143,5 +161,6 @@ def check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
     Raises:
         ValueError: naming the pattern, and the modules there are.
     """
-    # of a network that has not been run, there is nothing to keep: only the names are looked at
-    keep_matching(Trace(LabelStore(), {}, modules_of(model)), patterns)
+    modules = modules_of(model)
+    for pattern in patterns:
+        matching(modules, pattern)

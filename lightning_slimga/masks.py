@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lightning_slimga.arguments import SURGERY
+from lightning_slimga.arguments import SURGERY, check_fields
 from lightning_slimga.graph.channel_graph import Layer
 from lightning_slimga.shrinking import Mask
 
@@ -58,8 +58,7 @@ class Widths:
     round_to: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("min_channels", "round_to"):
-            object.__setattr__(self, name, SURGERY[name].check(name, getattr(self, name)))
+        check_fields(self, ("min_channels", "round_to"), SURGERY)
 
     def fewest(self, channels: int) -> int:
         """The fewest channels that a layer of so many may keep."""

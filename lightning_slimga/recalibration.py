@@ -108,21 +108,6 @@ def _counts(layer: Any) -> bool:
     return isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None
 
 
-@contextmanager
-def recalibrated(
-    model: nn.Module, calls: Sequence[Call], average: Average | None = None
-) -> Iterator[None]:
-    """Recalibrate for the duration of the block; every buffer is restored bit for bit."""
-    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        recalibrate(model, calls, average)
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, content in saved:
-                buffer.copy_(content)
-
-
 def _tracking_layers(model: nn.Module) -> list[Any]:
     """Layers whose running statistics are averaged over batches and not learnt."""
     return [

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from lightning_slimga.analysis import analyse
-from lightning_slimga.arguments import SURGERY, check_patterns
+from lightning_slimga.arguments import SURGERY, check_patterns, checked
 from lightning_slimga.attention import why_whole
 from lightning_slimga.calls import calls_from_example
 from lightning_slimga.collection import rare_collection
@@ -85,19 +85,20 @@ class ChannelSurgery:
     ) -> None:
         check_model(model)
         self.widths = Widths(min_channels, round_to)
-        patterns = SURGERY["ignore"].check("ignore", ignore)
-        only_scaled = SURGERY["only_scaled"].check("only_scaled", only_scaled)
-        approximate = SURGERY["allow_approximate"].check("allow_approximate", allow_approximate)
-        check_patterns(model, patterns)
+        switches = {"only_scaled": only_scaled, "allow_approximate": allow_approximate}
+        given = checked(SURGERY, ignore=ignore, **switches)
+        check_patterns(model, given["ignore"])
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
         state = ModelState(model)
-        analysis = analyse(model, self.calls, training, approximate=approximate, state=state)
-        keep_matching(analysis.trace, patterns)
+        analysis = analyse(
+            model, self.calls, training, approximate=given["allow_approximate"], state=state
+        )
+        keep_matching(analysis.trace, given["ignore"])
         self._proof = Proof(model, self.calls, training, analysis)
         self._graph = self._proof.settle(state)
-        if only_scaled:
+        if given["only_scaled"]:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)
         self._slots = analysis.trace.slots

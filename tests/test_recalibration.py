@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.calls import Call, examples_of
-from lightning_slimga.recalibration import recalibrate, recalibrated
+from lightning_slimga.model_state import kept_buffers
+from lightning_slimga.recalibration import recalibrate
 from tests.networks.checks import Ops
 
 
@@ -108,7 +109,8 @@ def test_recalibrated_restores_every_buffer(error: Any) -> None:
     net = Net()
     before = {name: b.clone() for name, b in net.named_buffers()}
     try:
-        with recalibrated(net, calls(inputs())):
+        with kept_buffers(net):
+            recalibrate(net, calls(inputs()))
             assert not torch.equal(net.batch.running_mean, before["batch.running_mean"])
             if error:
                 raise error

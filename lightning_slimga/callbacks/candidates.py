@@ -17,7 +17,7 @@ from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
 from lightning_slimga.calls import Call
 from lightning_slimga.kernels import untuned
 from lightning_slimga.memory_format import channels_last
-from lightning_slimga.recalibration import recalibrate, recalibrated
+from lightning_slimga.recalibration import recalibrate
 from lightning_slimga.search.racing import Race
 from lightning_slimga.shrinking import Mask
 from lightning_slimga.surgery import ChannelSurgery
@@ -157,10 +157,10 @@ class CandidateEvaluation:
             return stop_when is not None and stop_when(done, running)
 
         context = self._trainer.precision_plugin.forward_context()
-        statistics = recalibrated(self._module, self._calls, self._average)
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._in_channels_last)
-        with self._surgery.shrunk(mask), layout, forward, untuned(), context, statistics:
+        with self._surgery.shrunk(mask), layout, forward, untuned(), context:
+            recalibrate(self._module, self._calls, self._average)  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True

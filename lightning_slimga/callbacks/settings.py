@@ -15,6 +15,7 @@ from lightning_slimga.arguments import (
     REFUSED,
     SURGERY,
     Rule,
+    check_fields,
     expect,
     number,
     one_of,
@@ -62,8 +63,7 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         """Check each argument by itself, then those that depend on each other."""
-        for name, rule in RULES.items():
-            object.__setattr__(self, name, rule.check(name, getattr(self, name)))
+        check_fields(self, RULES, RULES)
         if isinstance(self.pick, Mapping) and LATENCY not in self.budget:
             known = LATENCY not in self.pick
             expect(known, "pick", f"without {LATENCY!r} where `budget` has none", self.pick)

@@ -12,7 +12,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_slimga.callbacks.sparsity_arguments import checked, steps_proximally
+from lightning_slimga.arguments import checked
+from lightning_slimga.callbacks.sparsity_arguments import RULES, steps_proximally
 from lightning_slimga.callbacks.sparsity_goal import prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity_logging import log_histogram, warn_no_steps, warn_unmoved
 from lightning_slimga.callbacks.sparsity_pull import Coupling, Pull, find_factors
@@ -101,6 +102,7 @@ class SparsityCallback(pl.Callback):
         name: str = "sparsity",
     ) -> None:
         given = checked(
+            RULES,
             strength=strength,
             epsilon=epsilon,
             proximal=proximal,

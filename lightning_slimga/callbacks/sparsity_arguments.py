@@ -54,15 +54,6 @@ RULES: Mapping[str, Rule] = {
 """Whether there is such a goal is looked at also where a fixed λ has no use for it."""
 
 
-def checked(**given: Any) -> dict[str, Any]:
-    """Return arguments as plain data.
-
-    Raises:
-        ValueError: naming the first that is not what it may be.
-    """
-    return {name: RULES[name].check(name, value) for name, value in given.items()}
-
-
 def steps_proximally(wanted: bool | None, penalty: Penalty, given: Any, *, steered: bool) -> bool:
     """Return whether γ follows the penalty in proximal steps.
 

@@ -35,7 +35,7 @@ class Kept:
     def part(self) -> None:
         """Take a copy, since somebody is about to write into the memory."""
         if self.intact:
-            self._tensor, self.memory, self._content = self._tensor.clone(), 0, []
+            self._copy()
 
     @property
     def intact(self) -> bool:
@@ -44,15 +44,17 @@ class Kept:
             return True
         if memory_of(self._tensor) != self.memory:
             return False
-        now = _summed(self._tensor)
-        return len(now) == len(self._content) and all(map(torch.equal, now, self._content))
+        return all(map(torch.equal, _summed(self._tensor), self._content))
 
     def given(self) -> Tensor:
         """The tensor, for somebody who may write into it; to be asked for once, while intact."""
         alone = _users(self._tensor) == _ALONE and not self._tensor.is_inference()
         if self.memory and not alone:
-            self.part()
+            self._copy()
         return self._tensor
+
+    def _copy(self) -> None:
+        self._tensor, self.memory, self._content = self._tensor.clone(), 0, []
 
 
 class Loans:

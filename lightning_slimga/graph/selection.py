@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -20,6 +20,23 @@ _WIDTHS = (
 )
 
 
+def matching(modules: Collection[str], pattern: str) -> set[str]:
+    """The names that a pattern of `ignore` matches; a name stands for its submodules too.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    chosen = {
+        name for name in modules if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+    }
+    if not chosen:
+        raise ValueError(
+            f"Expected argument `ignore` to hold patterns of module names, but {pattern!r}"
+            f" matches none of {', '.join(n for n in modules if n)[:500]}."
+        )
+    return chosen
+
+
 def keep_matching(trace: Trace, patterns: Iterable[str]) -> None:
     """Freeze the channels that modules of some names make (not those that they read).
 
@@ -31,16 +48,7 @@ def keep_matching(trace: Trace, patterns: Iterable[str]) -> None:
         ValueError: when a pattern matches no module.
     """
     for pattern in patterns:
-        chosen = {
-            name
-            for name in trace.modules
-            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-        }
-        if not chosen:
-            raise ValueError(
-                f"Expected argument `ignore` to hold patterns of module names, but {pattern!r}"
-                f" matches none of {', '.join(n for n in trace.modules if n)[:500]}."
-            )
+        chosen = matching(trace.modules, pattern)
         why = f"ignored, by the pattern {pattern!r}"
         sized = set()
         for (module, attribute), size in trace.attributes.items():
