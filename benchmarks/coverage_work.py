@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import zoo
 from benchmarks.coverage_table import seconds
 from benchmarks.zoo import Entry
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.networks.checks import random_mask, randomise, relative_error, tensors
 
 LARGE = 100_000_000  # parameters from which values are compared in single precision

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from lightning_slimga import load_pruned
-from tests.crash.training_script import PHASES, Net, train
+from tests.fits.crash.training_script import PHASES, Net, train
 
 Moment = tuple[str, int]
 SHARES = (0.2, 0.35, 0.25, 0.2)

@@ -29,13 +29,13 @@ from torch import Tensor
 from benchmarks import controls
 from examples.fashion_mnist import FashionClassifier, FashionMNIST
 from lightning_slimga import ChannelSurgery, GeneticPruneCallback
-from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import training_batches
-from lightning_slimga.callbacks.settings import PruningResult, SearchSettings
-from lightning_slimga.callbacks.survey import Survey
-from lightning_slimga.calls import Call
-from lightning_slimga.memory_format import channels_last
-from lightning_slimga.recalibration import recalibrate
+from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
+from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
+from lightning_slimga.callbacks.prune.survey import Survey
+from lightning_slimga.running.calls import Call
+from lightning_slimga.running.recalibration import recalibrate
+from lightning_slimga.surgery.channels_last import channels_last
 
 BUDGET = 0.5
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_slimga.report.table import count, markdown_table
+from lightning_slimga.text import count, markdown_table
 
 README = Path(__file__).parent.parent / "README.md"
 START, END = "<!-- fashion-mnist:start -->", "<!-- fashion-mnist:end -->"

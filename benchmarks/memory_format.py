@@ -26,10 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.evaluation_cost import quiet, settings
 from lightning_slimga import ChannelSurgery
-from lightning_slimga.callbacks.candidates import CandidateEvaluation
-from lightning_slimga.callbacks.settings import PruningResult
-from lightning_slimga.callbacks.survey import Survey
-from lightning_slimga.shrinking import Mask
+from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
+from lightning_slimga.callbacks.prune.settings import PruningResult
+from lightning_slimga.callbacks.prune.survey import Survey
+from lightning_slimga.surgery.masking import Mask
 
 NETWORKS = ("resnet18", "mobilenet_v2", "squeezenet1_1", "vgg11_bn", "efficientnet_b0")
 SIZE, BATCH, CANDIDATES = 64, 32, 4

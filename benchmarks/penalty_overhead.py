@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_slimga.callbacks.sparsity import SparsityCallback
+from lightning_slimga.callbacks.sparsity.callback import SparsityCallback
 
 
 class Classifier(pl.LightningModule):

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from benchmarks import measure
 from examples.fashion_mnist import FashionMNIST, SmallResNet
 from lightning_slimga import ChannelSurgery
-from lightning_slimga.penalties import L1Half
 from lightning_slimga.search import Budget, SearchSpace
+from lightning_slimga.sparsity.penalties import L1Half
 
 Mask = NDArray[np.bool_]
 WIDTHS = (24, 48, 96)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.pages import DOCS, interval, put
-from lightning_slimga.report.table import markdown_table
+from lightning_slimga.text import markdown_table
 
 GENETIC = "genetic search"
 PAGE = DOCS / "search.md"

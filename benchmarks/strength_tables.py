@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from benchmarks.pages import DOCS, interval, put
-from lightning_slimga.report.table import markdown_table
+from lightning_slimga.text import markdown_table
 
 PAGE = DOCS / "search.md"
 CLOSE = 0.05

@@ -1,10 +1,24 @@
-"""lightning-slimga: sparse training, genetic channel search, surgery and fine-tuning in one fit."""
+"""lightning-slimga: sparse training, genetic channel search, surgery and fine-tuning in one fit.
 
-from lightning_slimga.callbacks.genetic_prune import GeneticPruneCallback
-from lightning_slimga.callbacks.sparsity import SparsityCallback
-from lightning_slimga.checkpoint import PrunableMixin, load_pruned
-from lightning_slimga.plan import PruningPlan
-from lightning_slimga.surgery import ChannelSurgery, SurgeryError
+The public names live in the rooms below and are loaded when they are first asked for: whoever
+works without a Trainer never imports Lightning.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_slimga.callbacks.prune import GeneticPruneCallback
+    from lightning_slimga.callbacks.sparsity import SparsityCallback
+    from lightning_slimga.surgery import (
+        ChannelSurgery,
+        PrunableMixin,
+        PruningPlan,
+        SurgeryError,
+        load_pruned,
+    )
 
 __version__ = "0.1.0"
 
@@ -17,3 +31,20 @@ __all__ = [
     "SurgeryError",
     "load_pruned",
 ]
+
+_ROOMS = {
+    "GeneticPruneCallback": "lightning_slimga.callbacks.prune",
+    "SparsityCallback": "lightning_slimga.callbacks.sparsity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_ROOMS.get(name, "lightning_slimga.surgery")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

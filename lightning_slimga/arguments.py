@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from lightning_slimga.graph.selection import matching
-from lightning_slimga.graph.slots import modules_of
+from lightning_slimga.graph.exclusions import matching
+from lightning_slimga.graph.tensors import modules_of
 
 REFUSED: Any = object()
 """What a rule makes of a value that it does not take."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga import __version__
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 
 _MODEL = """what to look at:
   torchvision:NAME     a model of torchvision, as in torchvision.models.get_model

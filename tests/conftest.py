@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_slimga.sharing import Sharing
+from lightning_slimga.surgery.proof.sharing import Sharing
 
 
 @pytest.fixture(scope="session", autouse=True)

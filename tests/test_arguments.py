@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 
 
 class NotToBeRun(nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from lightning_slimga.callbacks.genetic_prune import GeneticPruneCallback
-from lightning_slimga.callbacks.sparsity import SparsityCallback
+from lightning_slimga.callbacks.prune.callback import GeneticPruneCallback
+from lightning_slimga.callbacks.sparsity.callback import SparsityCallback
 
 VARIABLE = "LIGHTNING_SLIMGA"
 """JSON such as {"sparsity": {"strength": 0.001}, "prune": {"monitor": "val_acc", ...}}."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels, LabelStore
-from lightning_slimga.graph.slots import Slot
+from lightning_slimga.graph.tensors import Slot
 
 
 @dataclass(frozen=True)

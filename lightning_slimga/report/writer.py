@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_slimga.report.data import PruningReport, jsonable
-from lightning_slimga.report.inspection import frozen_by_reason
-from lightning_slimga.report.table import (
-    LAYER_HEADER,
-    amount,
-    count,
-    fraction,
-    layer_rows,
-    markdown_table,
-)
+from lightning_slimga.report.table import LAYER_HEADER, layer_rows
+from lightning_slimga.text import amount, count, fraction, frozen_by_reason, markdown_table
 
 PACKAGES = ("lightning-slimga", "torch", "lightning", "torchmetrics", "deap", "numpy")
 UNITS = {"macs": "MACs", "params": "parameters", "latency_ms": "ms latency"}

@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 
-from lightning_slimga.callbacks import announcing
-from lightning_slimga.latency import measure_latency
+from lightning_slimga.callbacks.prune import announcer
+from lightning_slimga.cost.latency import measure_latency
 
 
 @pytest.fixture(autouse=True)
-def _brief_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     brief = partial(measure_latency, min_run_time=1e-4)
-    monkeypatch.setattr(announcing, "measure_latency", brief)
+    monkeypatch.setattr(announcer, "measure_latency", brief)

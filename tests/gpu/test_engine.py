@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga import ChannelSurgery
-from lightning_slimga.kernels import exact_float32
-from lightning_slimga.latency import measure_latency
+from lightning_slimga.cost.latency import measure_latency
+from lightning_slimga.running.torch_settings import exact_float32
 from tests.networks.checks import everything_replayed, random_mask
 from tests.networks.random_networks import build, check
 from tests.networks.steps import SeededChoices

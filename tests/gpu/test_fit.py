@@ -12,9 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_slimga import SparsityCallback, load_pruned
-from lightning_slimga.callbacks.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.internals import FitnessEvaluator
-from tests.callbacks.small_fit import (
+from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
+from tests.fits.small_fit import (
     Net,
     assert_equal,
     assert_optimized,

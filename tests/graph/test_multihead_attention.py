@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_slimga.attention import PrunedMultiheadAttention
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.attention import PrunedMultiheadAttention
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.networks.checks import (
     assert_exact,
     assert_macs_exact,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.graph.replay import Replay
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.networks.checks import (
     assert_exact,
     assert_macs_exact,

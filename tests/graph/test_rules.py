@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.analysis import analyse
-from lightning_slimga.calls import Call
 from lightning_slimga.graph.registry import _RULES
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.running.calls import Call
+from lightning_slimga.surgery.analysis import analyse
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.graph.rows import CHANNELS, ROWS, Row
 from tests.networks.checks import assert_exact, random_mask, randomise, train_a_step
 

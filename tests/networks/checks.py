@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga.graph import replay
 from lightning_slimga.graph.registry import pools
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

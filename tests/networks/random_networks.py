@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.networks import words_attention, words_layers, words_shapes
 from tests.networks.checks import (
     assert_macs_exact,

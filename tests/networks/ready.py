@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.surgery import ChannelSurgery
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from tests.networks.checks import random_mask
 from tests.networks.zoo import two_layers
 

@@ -62,29 +62,3 @@ def test_a_limit_is_shown_as_people_write_it(
 def test_unfinished_fit_has_no_number_for_the_end() -> None:
     line = format_table(example_report(final_fitness=None), terminal=False).splitlines()[0]
     assert line.endswith("0.8262 after surgery")
-
-
-@pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1_000, "1.00 k"),
-        (57_200, "57.2 k"),
-        (572_000, "572 k"),
-        (5_720_352, "5.72 M"),
-        (4_089_184_256, "4.09 G"),
-    ],
-)
-def test_count(number: int, text: str) -> None:
-    assert table.count(number) == text
-
-
-def test_markdown_table_escapes_bars() -> None:
-    assert table.markdown_table(("a", "b"), [("x|y", "1")]) == (
-        "| a | b |\n| --- | ---: |\n| x\\|y | 1 |"
-    )
-
-
-def test_fraction_of_nothing() -> None:
-    assert table.fraction(0, 0) == "–"

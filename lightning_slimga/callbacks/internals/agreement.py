@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from lightning_slimga.callbacks.internals.strategy import broadcast, reduce_mean
-from lightning_slimga.calls import Call
-from lightning_slimga.recalibration import Average
+from lightning_slimga.running.calls import Call
+from lightning_slimga.running.recalibration import Average
 
 
 def share_buffers(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

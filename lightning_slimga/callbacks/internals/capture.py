@@ -23,7 +23,7 @@ from lightning_slimga.callbacks.internals.batches import (
     validation_data,
 )
 from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
-from lightning_slimga.calls import Call
+from lightning_slimga.running.calls import Call
 
 _STAGES = {"training_step": "training", "validation_step": "validating"}
 

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from lightning_slimga.kernels import eager
-from lightning_slimga.model_state import preserved
+from lightning_slimga.running.model_state import preserved
+from lightning_slimga.running.torch_settings import eager
 
 _MISSING = object()
 _CHECKPOINT_HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
@@ -124,7 +124,7 @@ def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -
 
     On exit, also after an exception, these are as they were: callbacks, loggers, profiler, logged
     metrics, the stop flag, random number generators, and what
-    :func:`~lightning_slimga.model_state.preserved` covers of the LightningModule (buffers,
+    :func:`~lightning_slimga.running.model_state.preserved` covers of the LightningModule (buffers,
     train/eval flags, plain attributes, states of torchmetrics objects, gradients).
     Meanwhile steps go around the DistributedDataParallel wrapper, whose work belongs to training,
     and compiled code runs uncompiled.

@@ -16,7 +16,7 @@ from lightning_slimga.callbacks.internals import (
     share_calls,
     union_over_ranks,
 )
-from lightning_slimga.calls import Call
+from lightning_slimga.running.calls import Call
 
 
 class Ranks:

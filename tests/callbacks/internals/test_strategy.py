@@ -24,7 +24,7 @@ from lightning_slimga.callbacks.internals import (
     refuse_unsupported_strategy,
 )
 from tests.callbacks.internals.tiny import at_batch_start
-from tests.callbacks.small_fit import Net, prune, trainer
+from tests.fits.small_fit import Net, prune, trainer
 
 
 class Derived(FSDPStrategy):

@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.callbacks import Timer
 
 from lightning_slimga.callbacks.internals import FitnessEvaluator
-from tests.callbacks.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, trainer, widths
+from tests.fits.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, trainer, widths
 
 
 @pytest.fixture

@@ -1,0 +1,170 @@
+"""What a candidate is worth: cut for a while, batch norm anew, and through the validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lightning_slimga.callbacks.internals import FitnessEvaluator, average_over_ranks
+from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
+from lightning_slimga.callbacks.internals.evaluation import StopRule
+from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
+from lightning_slimga.running.calls import Call
+from lightning_slimga.running.recalibration import recalibrate
+from lightning_slimga.running.torch_settings import untuned
+from lightning_slimga.search.racing import Race
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
+from lightning_slimga.surgery.channels_last import channels_last
+from lightning_slimga.surgery.masking import Mask
+
+
+class CandidateEvaluation:
+    """Measures masks by the fit's own validation; the network is as before after each.
+
+    Args:
+        trainer: the Trainer, inside ``fit``.
+        pl_module: its LightningModule, full size.
+        surgery: what cuts the module.
+        settings: the callback's arguments.
+        evaluator: the validation that the search sees.
+        recalibration: training calls from which batch norm takes its statistics.
+        in_channels_last: names of the modules that run in that memory format meanwhile.
+        result: gets the seconds.
+        between_batches: called between the batches of a validation; may raise.
+        between_finalists: called by all ranks before each mask of `on_everything`; may raise.
+
+    Attributes:
+        race: what stops candidates early; None before `start_race`.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        surgery: ChannelSurgery,
+        settings: SearchSettings,
+        *,
+        evaluator: FitnessEvaluator,
+        recalibration: Sequence[Call],
+        in_channels_last: Sequence[str],
+        result: PruningResult,
+        between_batches: Callable[[], None],
+        between_finalists: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._trainer, self._module = trainer, pl_module
+        self._surgery, self._settings = surgery, settings
+        self._evaluator, self._result = evaluator, result
+        self._calls = recalibration if settings.recalibration_batches else []
+        self._in_channels_last = in_channels_last
+        self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
+        self._between_batches, self._between_finalists = between_batches, between_finalists
+        self._warned_nan = False
+        self.race: Race | None = None
+
+    @property
+    def race_state(self) -> dict[str, Any] | None:
+        """What the race remembers, plain data."""
+        return None if self.race is None else self.race.state_dict()
+
+    @property
+    def race_summary(self) -> str:
+        """What racing has saved, to be added to a sentence; empty if nothing."""
+        if self.race is None or not self.race.saved:
+            return ""
+        return f"; racing saved {self.race.saved:.0%} of the validation batches"
+
+    def with_work(self, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return a search's history, with the part of the forward work that racing left over."""
+        return history if self.race is None else self.race.with_work(history)
+
+    def start_race(self, parents: int, state: dict[str, Any] | None = None) -> None:
+        """From now on `fitness` stops candidates that are clearly behind, if that is wanted.
+
+        Args:
+            parents: how many of the best candidates a search breeds from.
+            state: of the race of an interrupted search.
+        """
+        if not self._settings.racing:
+            return
+        batches = self._evaluator.num_batches
+        equal = equal_over_ranks(self._trainer, batches)
+        race = Race(self._settings.mode, parents, batches)
+        if not self._evaluator.random_order:
+            race.off = "the order of the validation data is not known to be random"
+        elif not equal:
+            race.off = "the processes have different numbers of validation batches"
+        if state is not None:
+            race.load_state_dict(state)
+        self.race = race
+
+    def fitness(self, mask: Mask) -> float:
+        """Return the metric of a candidate, on the data that the search sees.
+
+        Of a candidate that the race has stopped: what it is estimated to be, worse than that of
+        any candidate that may become a parent.
+        """
+        if self.race is None:
+            return self._measure(mask, self._evaluator)
+        runner, was_off = self.race.enter(), self.race.off
+        value = runner.finish(self._measure(mask, self._evaluator, runner.stops))
+        if self.race.off != was_off:
+            rank_zero_info(f"no candidate is stopped early: {self.race.off}")
+        return value
+
+    def on_everything(self, masks: Sequence[Mask]) -> list[float]:
+        """Return the metrics of masks on all validation data."""
+        values = []
+        for mask in masks:
+            self._between_finalists()
+            values.append(self._measure(mask, self._everything))
+        return values
+
+    def uncut(self) -> float:
+        """Return the metric of the network as it is, on all validation data."""
+        if self._everything is self._evaluator:  # the first evaluation of a run is that
+            return self._result.fitness["dense"]
+        return self._everything()
+
+    @cached_property
+    def _everything(self) -> FitnessEvaluator:
+        """The validation on all of its data, which is read once."""
+        if self._settings.fitness_batches is None:
+            return self._evaluator
+        return FitnessEvaluator(self._trainer, self._module, self._settings.monitor)
+
+    def best_of(self, finalists: Sequence[Mask]) -> tuple[Mask, float]:
+        """Return the finalist that is best on all validation data, and its metric."""
+        values = self.on_everything(finalists)
+        order = np.array(values) * (1 if self._settings.mode == "max" else -1)
+        best = int(np.argmax(np.where(np.isnan(order), -np.inf, order)))
+        return finalists[best], values[best]
+
+    def recalibrate(self) -> None:
+        """Give the module, as it is, its batch-norm statistics for good."""
+        with self._trainer.precision_plugin.forward_context():
+            recalibrate(self._module, self._calls, self._average)
+
+    def _measure(
+        self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
+    ) -> float:
+        def stop(done: int, running: Callable[[], float]) -> bool:
+            self._between_batches()
+            return stop_when is not None and stop_when(done, running)
+
+        context = self._trainer.precision_plugin.forward_context()
+        forward = self._result.timed("forward")
+        layout = channels_last(self._module, self._in_channels_last)
+        with self._surgery.shrunk(mask), layout, forward, untuned(), context:
+            recalibrate(self._module, self._calls, self._average)  # until the buffers come back
+            value = evaluator(stop_when=stop)
+        if np.isnan(value) and not self._warned_nan:
+            self._warned_nan = True
+            rank_zero_warn(
+                f"`{self._settings.monitor}` of a candidate is NaN; it counts as the worst."
+            )
+        return value

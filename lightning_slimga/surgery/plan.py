@@ -1,0 +1,283 @@
+"""PruningPlan: what surgery keeps, as plain data that rebuilds the small model anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_slimga.graph.tensors import modules_of, tensor_at
+from lightning_slimga.surgery.attention import settle_attention
+from lightning_slimga.surgery.optimizer_state import check_optimizers, replace_in_optimizers
+from lightning_slimga.surgery.tensor_cut import TensorCut, on_device
+from lightning_slimga.surgery.transaction import Transaction
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """The result of a surgery: kept indices per tensor and the numbers that modules keep.
+
+    An ``nn.MultiheadAttention`` that is cut also changes its class (see ``attention.py``).
+
+    Attributes:
+        tensors: cuts by tensor name.
+        attributes: ``(module name, attribute, old value, new value)``; ``normalized_shape.-1``
+            is an entry of a tuple.
+        summary: plain figures for people and reports (channels, MACs, parameters).
+    """
+
+    tensors: Mapping[str, TensorCut]
+    attributes: tuple[tuple[str, str, int, int], ...] = ()
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def apply(
+        self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
+    ) -> PruningPlan:
+        """Shrink a full-size model in place; all or nothing.
+
+        Args:
+            model: a model of the same class and sizes that the plan was made for.
+            optimizers: optimizers that hold its parameters; their state is cut along.
+
+        Returns:
+            The plan itself.
+
+        Raises:
+            ValueError: when a tensor is missing or has another shape; the model is untouched.
+        """
+        optimizers = check_optimizers(optimizers)
+        self.check(model)
+        with Transaction() as transaction:
+            self.cut(model, transaction, optimizers)
+        return self
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model that is not of the full size that the plan was made for.
+
+        Raises:
+            ValueError: naming the first tensor that does not fit.
+        """
+        modules = modules_of(model)
+        for name, cut in self.tensors.items():
+            tensor = tensor_at(modules, cut.places[0])
+            found = None if tensor is None else tuple(tensor.shape)
+            if found == cut.shape:
+                continue
+            hint = " The plan has been applied to it already." if found == cut.small_shape else ""
+            raise ValueError(
+                f"Expected argument `model` to have a tensor {name!r} of shape {cut.shape}, as the"
+                f" network that the plan was made for, but got {found or 'no such tensor'}.{hint}"
+            )
+
+    def is_applied(self, model: nn.Module) -> bool:
+        """Whether every tensor of ``model`` has the small shape already."""
+        modules = modules_of(model)
+        for cut in self.tensors.values():
+            tensor = tensor_at(modules, cut.places[0])
+            if tensor is None or tuple(tensor.shape) != cut.small_shape:
+                return False
+        return True
+
+    def pieces(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
+        modules = modules_of(model)
+        whole = {
+            name: tensor
+            for name, cut in self.tensors.items()
+            if (tensor := tensor_at(modules, cut.places[0])) is not None
+        }
+        device = next((tensor.device for tensor in whole.values()), torch.device("cpu"))
+        # What is made in inference mode could never train again.
+        with torch.inference_mode(False), torch.no_grad():
+            cuts = on_device(self.tensors, device)
+            return {name: cuts[name].take(tensor.detach()) for name, tensor in whole.items()}
+
+    def cut(
+        self,
+        model: nn.Module,
+        transaction: Transaction,
+        optimizers: list[torch.optim.Optimizer] | None = None,
+        pieces: Mapping[str, Tensor] | None = None,
+        *,
+        gradients: bool = True,
+    ) -> None:
+        """Make the changes under a transaction of the caller's (see :meth:`apply`).
+
+        Args:
+            model: a model that :meth:`check` has passed.
+            transaction: undoes all of it.
+            optimizers: optimizers whose state is cut along.
+            pieces: the :meth:`pieces` of this model, where they have been made; it gets them.
+            gradients: cut them along; otherwise small parameters have none.
+        """
+        replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
+        modules = modules_of(model)
+        pieces = self.pieces(model) if pieces is None else pieces
+        with torch.inference_mode(False), torch.no_grad():
+            for name, cut in self.tensors.items():
+                _put(modules, cut, pieces[name], transaction, replaced)
+            for old, (new, cut) in replaced.items() if gradients else ():
+                if old.grad is not None:
+                    new.grad = cut.take(old.grad)
+            places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
+            settle_attention(modules, places, transaction)
+            for module_name, name, _, value in self.attributes:
+                _set_number(modules[module_name], name, value, transaction)
+            if optimizers:
+                replace_in_optimizers(optimizers, replaced, transaction)
+
+    def then(self, other: PruningPlan) -> PruningPlan:
+        """One plan that does what this one and then another do.
+
+        Args:
+            other: a plan made for the network that this one has left.
+
+        Returns:
+            A plan for the network that this one was made for; its summary tells of the way from
+            there to what `other` leaves.
+
+        Raises:
+            ValueError: when `other` was made for another network.
+        """
+        names = {cut.places[0]: name for name, cut in self.tensors.items()}
+        tensors = dict(self.tensors)
+        for name, cut in other.tensors.items():
+            known = names.get(cut.places[0], name)
+            tensors[known] = _composed(name, tensors[known], cut) if known in tensors else cut
+        numbers = {(module, name): (old, new) for module, name, old, new in self.attributes}
+        for module, name, old, new in other.attributes:
+            first = numbers.get((module, name), (old,))[0]
+            numbers[module, name] = first, new
+        attributes = tuple((*place, *values) for place, values in numbers.items())
+        return PruningPlan(tensors, attributes, _summary(self.summary, other.summary))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The plan as plain data (``torch.load(weights_only=True)`` accepts it)."""
+        return {
+            "format": _FORMAT,
+            "tensors": {
+                name: {
+                    "places": [list(place) for place in cut.places],
+                    "shape": list(cut.shape),
+                    "kept": {dim: indices.tolist() for dim, indices in cut.kept.items()},
+                }
+                for name, cut in self.tensors.items()
+            },
+            "attributes": [list(row) for row in self.attributes],
+            "summary": self.summary,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> PruningPlan:
+        """Rebuild a plan from :meth:`state_dict`, also after a round trip through JSON.
+
+        Raises:
+            ValueError: when the data is not a plan of a format that this version reads.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
+            found = state.get("format") if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(
+                f"Expected argument `state` to be the state_dict of a PruningPlan of format"
+                f" {_FORMAT}, but got {found!r}."
+            )
+        tensors = {
+            name: TensorCut(
+                places=tuple((str(m), str(a)) for m, a in cut["places"]),
+                shape=tuple(int(n) for n in cut["shape"]),
+                kept={
+                    int(dim): torch.tensor(indices, dtype=torch.long)
+                    for dim, indices in cut["kept"].items()
+                },
+            )
+            for name, cut in state["tensors"].items()
+        }
+        attributes = tuple((str(m), str(a), int(o), int(n)) for m, a, o, n in state["attributes"])
+        return cls(tensors, attributes, dict(state["summary"]))
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        return json.dumps(self.state_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> PruningPlan:
+        """Rebuild a plan from :meth:`to_json`."""
+        return cls.from_state_dict(json.loads(text))
+
+    def __str__(self) -> str:
+        lines = [f"PruningPlan of {len(self.tensors)} tensors"]
+        for name, value in self.summary.items():
+            if isinstance(value, (list, tuple)) and len(value) == 2:
+                lines.append(f"  {name}: {value[0]:,} -> {value[1]:,}")
+        for name, cut in self.tensors.items():
+            lines.append(f"  {name}: {cut.shape} -> {cut.small_shape}")
+        return "\n".join(lines)
+
+
+def _composed(name: str, first: TensorCut, second: TensorCut) -> TensorCut:
+    if second.shape != first.small_shape:
+        raise ValueError(
+            f"Expected argument `other` to be made for what this plan leaves, where {name!r} has"
+            f" shape {first.small_shape}, but got a plan for shape {second.shape}."
+        )
+    kept = {
+        **first.kept,
+        **{dim: first.kept[dim][i] if dim in first.kept else i for dim, i in second.kept.items()},
+    }
+    return TensorCut(first.places, first.shape, dict(sorted(kept.items())))
+
+
+def _summary(first: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Before the first and after the last; what only one of them tells stays."""
+    merged = {**first, **last}
+    for name in first.keys() & last.keys():
+        if isinstance(first[name], Mapping):
+            merged[name] = _summary(first[name], last[name])
+        elif isinstance(first[name], (list, tuple)):
+            merged[name] = [first[name][0], last[name][1]]
+    if "channels" in merged and "layers" in merged:  # a layer may be out of reach for the second
+        merged["channels"] = [sum(sizes) for sizes in zip(*merged["layers"].values(), strict=True)]
+    return merged
+
+
+def _put(
+    modules: Mapping[str, nn.Module],
+    cut: TensorCut,
+    new: Tensor,
+    transaction: Transaction,
+    replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
+) -> None:
+    """Put what is kept of a tensor in all of its places."""
+    old = tensor_at(modules, cut.places[0])
+    assert old is not None
+    if isinstance(old, nn.Parameter):
+        new = _parameter_like(old, new)
+        replaced[old] = (new, cut)
+    for place, name in cut.places:
+        module = modules[place]
+        registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
+        transaction.set_item(registry, name, new)
+
+
+def _parameter_like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
+    """A parameter for the kept part, with the old one's Python attributes."""
+    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
+    parameter.__dict__.update(old.__dict__)
+    return parameter
+
+
+def _set_number(module: nn.Module, name: str, value: int, transaction: Transaction) -> None:
+    name, _, index = name.partition(".")
+    if index:
+        former = getattr(module, name)
+        entries = list(former)
+        entries[int(index)] = value
+        kind = list if isinstance(former, list) else tuple
+        transaction.set_attribute(module, name, kind(entries))
+    else:
+        transaction.set_attribute(module, name, value)
