@@ -8,7 +8,7 @@ accuracy after fine-tuning 0.8 with, -0.05 without).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,85 +35,69 @@ def recalibrate(model: nn.Module, calls: Sequence[Call], average: Average | None
         average: averages the statistics over the processes that train the network together, each
             of which makes the calls for its own batches.
     """
-    layers = [_Averaging(layer) for layer in _tracking_layers(model)]
+    layers: list[Any] = [module for module in model.modules() if _averages(module)]
     if not layers or not (calls or average):
         return
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = False
-        with ExitStack() as stack, torch.no_grad(), eager():
-            for layer in layers:
-                stack.enter_context(layer.running())
-            for call in calls:
-                call.run(model)
-    finally:
-        for module, training in flags:
-            module.training = training
+    with _averaging(model, layers) as times, torch.no_grad(), eager():
+        for call in calls:
+            call.run(model)
     if average is not None:
-        statistics = [statistic for layer in layers for statistic in layer.statistics]
-        average(statistics, [layer.times for layer in layers for _ in layer.statistics])
+        statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
+        average(statistics, [times[layer] for layer in layers for _ in ("mean", "variance")])
 
 
-class _Averaging:
-    """A layer whose running statistics become the mean over its calls.
+@contextmanager
+def _averaging(model: nn.Module, layers: Sequence[Any]) -> Iterator[dict[Any, int]]:
+    """Let running statistics become the mean over the calls of each layer, whose numbers it yields.
 
     Batch norm can average cumulatively by itself (``momentum=None``), but then a GPU is waited for
     at each call: how many there were is a tensor. So they are counted here; only where a layer's
     ``forward`` is called past its hooks it does so by itself.
-
-    Args:
-        layer: has running statistics and a momentum.
-
-    Attributes:
-        times: calls so far.
     """
+    times = dict.fromkeys(layers, 0)
 
-    def __init__(self, layer: Any) -> None:
-        self.times = 0
-        self._layer = layer
+    def count(layer: Any, _: Any) -> None:
+        times[layer] += 1
+        layer.momentum = 1 / times[layer]
 
-    @property
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """The running mean and variance."""
-        return self._layer.running_mean, self._layer.running_var
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Take the statistics of the calls; those of a layer that gets none are as before."""
-        layer, momentum = self._layer, self._layer.momentum
-        former = [statistic.clone() for statistic in self.statistics]
-        hook = layer.register_forward_pre_hook(self._count)
-        try:
-            layer.training = True
+    flags = [(module, module.training) for module in model.modules()]
+    former = [(x, x.momentum, x.running_mean.clone(), x.running_var.clone()) for x in layers]
+    hooks = [layer.register_forward_pre_hook(count) for layer in layers]
+    try:
+        for module, _ in flags:
+            module.training = module in times
+        for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None if _counts(layer) else 1.0
-            yield
-        finally:
+        yield times
+    finally:
+        for hook in hooks:
             hook.remove()
+        for module, training in flags:
+            module.training = training
+        for layer, momentum, mean, variance in former:
             layer.momentum = momentum
-            if not self.times and _counts(layer):
-                self.times = int(layer.num_batches_tracked)
-            if not self.times:
-                for statistic, content in zip(self.statistics, former, strict=True):
-                    statistic.copy_(content)
+            if not times[layer] and _counts(layer):
+                times[layer] = int(layer.num_batches_tracked)
+            if not times[layer]:  # no call has reached it
+                layer.running_mean.copy_(mean)
+                layer.running_var.copy_(variance)
 
-    def _count(self, layer: Any, _: Any) -> None:
-        self.times += 1
-        layer.momentum = 1 / self.times
+
+def has_statistics(module: nn.Module) -> bool:
+    """Whether a module normalises by running statistics."""
+    return isinstance(getattr(module, "running_mean", None), Tensor)
+
+
+def _averages(module: nn.Module) -> bool:
+    """Whether these are averaged over batches, and not learnt."""
+    return (
+        has_statistics(module)
+        and hasattr(module, "reset_running_stats")
+        and hasattr(module, "momentum")
+    )
 
 
 def _counts(layer: Any) -> bool:
-    """Whether the layer can average cumulatively by itself, for which it counts batches."""
+    """Whether a layer can average cumulatively by itself, for which it counts batches."""
     return isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None
-
-
-def _tracking_layers(model: nn.Module) -> list[Any]:
-    """Layers whose running statistics are averaged over batches and not learnt."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(getattr(module, "running_mean", None), Tensor)
-        and hasattr(module, "reset_running_stats")
-        and hasattr(module, "momentum")
-    ]

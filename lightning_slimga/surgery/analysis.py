@@ -19,6 +19,7 @@ from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.running.calls import Call, run_all
 from lightning_slimga.running.model_state import ModelState
+from lightning_slimga.running.recalibration import has_statistics
 from lightning_slimga.running.torch_settings import eager, exact_float32
 from lightning_slimga.surgery.attention import opened
 
@@ -126,7 +127,7 @@ def running(
         torch.backends.mha.set_fastpath_enabled(False)
         _set_mode(model, modules, training)
         for module in modules:
-            if _has_statistics(module):
+            if has_statistics(module):
                 module.training = False
         try:
             yield
@@ -147,15 +148,6 @@ def _set_mode(model: nn.Module, modules: Sequence[nn.Module], training: bool) ->
 def _trains_plainly(kind: type[nn.Module]) -> bool:
     names = _TRAIN | _FLAG
     return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in names)
-
-
-def _has_statistics(module: nn.Module) -> bool:
-    if "running_mean" in module._buffers:
-        return module._buffers["running_mean"] is not None
-    held = "running_mean" in module.__dict__ or "running_mean" in module._parameters
-    if not held and not hasattr(type(module), "running_mean"):
-        return False
-    return isinstance(getattr(module, "running_mean", None), Tensor)
 
 
 def traced(
