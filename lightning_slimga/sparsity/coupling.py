@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.graph.labels import NOTHING
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 
 
@@ -28,10 +26,10 @@ def coupled_channels(surgery: ChannelSurgery, gammas: Sequence[nn.Parameter]) ->
     numbers: dict[int, int] = {}
     channels: list[int] = []
     for gamma in gammas:
-        alone = np.full(gamma.numel(), NOTHING, dtype=np.int64)
-        bits = surgery._graph.bits.get((names.get(id(gamma), ""), 0), alone)
-        for bit in bits.tolist():
-            key = bit if bit != NOTHING else -len(channels) - 2  # unlike any bit and NOTHING
+        name = names.get(id(gamma))
+        bits = [-1] * gamma.numel() if name is None else surgery.channels_of(name, 0).tolist()
+        for bit in bits:
+            key = bit if bit >= 0 else -1 - len(channels)  # unlike any bit, and any other such key
             channels.append(numbers.setdefault(key, len(numbers)))
     device = gammas[0].device if gammas else torch.device("cpu")
     return torch.tensor(channels, dtype=torch.int64, device=device)

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from lightning_slimga.arguments import SURGERY, check_patterns, checked
+from lightning_slimga.arguments import SURGERY, check_patterns, checked, expect
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.graph.exclusions import keep_matching, keep_unscaled
+from lightning_slimga.graph.labels import NOTHING
 from lightning_slimga.graph.layers import Layer, build_channel_graph
 from lightning_slimga.running.calls import calls_from_example
 from lightning_slimga.running.garbage import rare_collection
@@ -127,6 +128,29 @@ class ChannelSurgery:
     def writes(self, tensor: str, dim: int) -> bool:
         """Whether channels along a dimension of a tensor are those that it makes (or scales)."""
         return self._graph.writes(tensor, dim)
+
+    def channels_of(self, tensor: str, dim: int) -> npt.NDArray[np.int64]:
+        """Which channel each index of a tensor's dimension belongs to.
+
+        Args:
+            tensor: name of a parameter or buffer, as in ``named_parameters``; of one that stands
+                in several places the first.
+            dim: the dimension, counted from 0.
+
+        Returns:
+            Shape (full size of the dimension,): the bit of the mask that removes the index, -1
+            where it cannot go. Indices with the same bit go together.
+
+        Raises:
+            ValueError: when the network has no such tensor, or the tensor no such dimension.
+        """
+        slot = self._slots.get(tensor)
+        expect(slot is not None, "tensor", "the name of a parameter or buffer", tensor)
+        assert slot is not None
+        dims = slot.tensor.dim()
+        expect(0 <= dim < dims, "dim", f"a dimension of {tensor}, which has {dims}", dim)
+        nothing = np.full(slot.tensor.shape[dim], NOTHING, dtype=np.int64)
+        return np.array(self._graph.bits.get((tensor, dim), nothing))
 
     def macs(self, keep: Any) -> Any:
         """MACs of the shrunk network on the example inputs (multiply-adds, not FLOPs).

@@ -223,3 +223,65 @@ def test_modules_may_be_named_as_they_like() -> None:
     keep = random_mask(surgery)
     surgery.apply(keep)
     assert [layer.out_features for layer in layers[:2]] == surgery.counts(keep).tolist()
+
+
+class Winding(nn.Module):
+    """An addition ties channels; flattening gives each of them four places; a weight is shared."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)
+        self.branch = nn.Conv2d(4, 4, 1)
+        self.inner = nn.Linear(16, 5)
+        self.head = nn.Linear(5, 3)
+        self.again = nn.Linear(5, 3)
+        self.again.weight = self.head.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.stem(x))
+        x = self.inner((x + self.branch(x)).flatten(1)).relu()
+        return self.head(x) + self.again(x)
+
+
+def test_the_channel_of_each_index_is_the_one_that_takes_it_away() -> None:
+    model = Winding()
+    surgery = ChannelSurgery(model, torch.randn(2, 2, 2, 2))
+    numbered = dict(model.named_parameters())
+    for parameter in numbered.values():  # no two entries are equal
+        parameter.data = torch.arange(parameter.numel(), dtype=torch.float32).view(parameter.shape)
+    expected = {
+        (name, dim): np.full(parameter.shape[dim], -1)
+        for name, parameter in numbered.items()
+        for dim in range(parameter.dim())
+    }
+    full = {name: parameter.detach().clone() for name, parameter in numbered.items()}
+    for bit in range(surgery.num_channels):
+        with surgery.shrunk(np.arange(surgery.num_channels) != bit):
+            for name, parameter in model.named_parameters():
+                left = torch.isin(full[name], parameter)
+                for dim in range(parameter.dim()):
+                    others = [d for d in range(parameter.dim()) if d != dim]
+                    gone = ~(left.amax(others) if others else left)
+                    expected[name, dim][gone.numpy()] = bit
+
+    assert surgery.num_channels == 4 + 5
+    for (name, dim), bits in expected.items():
+        assert surgery.channels_of(name, dim).tolist() == bits.tolist(), (name, dim)
+
+
+def test_channels_of_what_is_not_there() -> None:
+    _, surgery, _, _ = ready()
+    with pytest.raises(
+        ValueError, match=r"`tensor` to be the name of a parameter .* got '9.weight'"
+    ):
+        surgery.channels_of("9.weight", 0)
+    with pytest.raises(
+        ValueError, match=r"`dim` to be a dimension of 0.bias, which has 1, but got 1"
+    ):
+        surgery.channels_of("0.bias", 1)
+
+
+def test_the_channels_handed_out_are_a_copy() -> None:
+    _, surgery, _, _ = ready()
+    surgery.channels_of("0.weight", 0)[:] = -1
+    assert surgery.channels_of("0.weight", 0).tolist() == list(range(6))
