@@ -6,6 +6,8 @@ is true or false.
 
 from __future__ import annotations
 
+import inspect
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,6 @@ import numpy as np
 from torch import nn
 
 from lightning_slimga.graph.exclusions import matching
-from lightning_slimga.graph.tensors import modules_of
 
 REFUSED: Any = object()
 """What a rule makes of a value that it does not take."""
@@ -76,6 +77,17 @@ def check_fields(instance: Any, names: Iterable[str], rules: Mapping[str, Rule])
     given = {name: getattr(instance, name) for name in names}
     for name, value in checked(rules, **given).items():
         object.__setattr__(instance, name, value)
+
+
+def as_called(instance: Any, given: Mapping[str, Any]) -> str:
+    """Return the call that makes such an object, without arguments that are at their defaults."""
+    known = inspect.signature(type(instance)).parameters
+    shown = [
+        f"{name}={value!r}"
+        for name, value in given.items()
+        if name not in known or value != known[name].default
+    ]
+    return f"{type(instance).__name__}({', '.join(shown)})"
 
 
 def plain_number(value: Any) -> Any:
@@ -144,6 +156,8 @@ def _path(value: Any) -> Any:
 FLAG = Rule("True or False", lambda v: bool(v) if isinstance(v, (bool, np.bool_)) else REFUSED)
 PATTERNS = Rule('a list of patterns of module names, such as ["head.*"]', _patterns)
 PATH = Rule("the path of a file", _path)
+AMOUNT = number("a finite number >= 0", lambda value: 0 <= value < math.inf)
+POSITIVE = number("a positive number", lambda value: 0 < value < math.inf)
 
 SURGERY: Mapping[str, Rule] = {
     "ignore": PATTERNS,
@@ -155,12 +169,21 @@ SURGERY: Mapping[str, Rule] = {
 """What the options of a surgery may be."""
 
 
-def check_patterns(model: nn.Module, patterns: Iterable[str]) -> None:
-    """Refuse patterns of `ignore` that match no module, before anything runs.
+def check_patterns(model: nn.Module, patterns: Iterable[str], argument: str = "ignore") -> None:
+    """Refuse patterns that match no module, before anything runs.
+
+    Args:
+        model: the network.
+        patterns: of module names; a name stands for its submodules too.
+        argument: what the user has given them as.
 
     Raises:
         ValueError: naming the pattern, and the modules there are.
     """
-    modules = modules_of(model)
+    names = [name for name, _ in model.named_modules()]
     for pattern in patterns:
-        matching(modules, pattern)
+        if not matching(names, pattern):
+            raise ValueError(
+                f"Expected argument `{argument}` to hold patterns of module names, but {pattern!r}"
+                f" matches none of {', '.join(filter(None, names))[:500]}."
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -20,21 +20,22 @@ _WIDTHS = (
 )
 
 
-def matching(modules: Collection[str], pattern: str) -> set[str]:
-    """The names that a pattern of `ignore` matches; a name stands for its submodules too.
+def matching(names: Iterable[str], pattern: str) -> set[str]:
+    """The module names that a pattern (``fnmatch``, case-sensitive) matches.
 
-    Raises:
-        ValueError: when there is none.
+    A name stands for its submodules too. Compiled modules also go by the names that they had
+    before, for which a pattern may have been written.
     """
-    chosen = {
-        name for name in modules if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-    }
-    if not chosen:
-        raise ValueError(
-            f"Expected argument `ignore` to hold patterns of module names, but {pattern!r}"
-            f" matches none of {', '.join(n for n in modules if n)[:500]}."
+    forms = (pattern, f"{pattern}.*")
+    return {
+        name
+        for name in names
+        if any(
+            fnmatchcase(known, form)
+            for known in (name, name.replace("_orig_mod.", ""))
+            for form in forms
         )
-    return chosen
+    }
 
 
 def keep_matching(trace: Trace, patterns: Iterable[str]) -> None:
@@ -42,10 +43,7 @@ def keep_matching(trace: Trace, patterns: Iterable[str]) -> None:
 
     Args:
         trace: a finished trace.
-        patterns: ``fnmatch`` patterns of module names; a name stands for its submodules too.
-
-    Raises:
-        ValueError: when a pattern matches no module.
+        patterns: of module names, as :func:`matching` takes them.
     """
     for pattern in patterns:
         chosen = matching(trace.modules, pattern)

@@ -23,6 +23,11 @@ class Call:
         module: dotted name of the called module; ``""`` is the model itself.
         args: positional arguments.
         kwargs: keyword arguments.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+        >>> Call("1", args=(torch.zeros(2, 12),)).run(model).shape
+        torch.Size([2, 5])
     """
 
     module: str
@@ -98,7 +103,7 @@ def narrowed(call: Call, samples: int) -> tuple[Call, int]:
 
 
 def examples_of(
-    model: nn.Module, calls: Sequence[Call], samples: int, *, training: bool
+    model: nn.Module, calls: Sequence[Call], samples: int = 2, *, training: bool
 ) -> tuple[list[Call], int]:
     """One call of each kind, on few samples if the network runs on few.
 
@@ -107,7 +112,7 @@ def examples_of(
     Args:
         model: the network; left as it was.
         calls: recorded calls on whole batches.
-        samples: how many samples are enough.
+        samples: how many samples are enough; 2 run any batch statistics, and are cheap to analyse.
         training: whether the calls are made in training mode.
 
     Returns:

@@ -12,12 +12,25 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from lightning_slimga.arguments import AMOUNT, POSITIVE, as_called
+
 PenaltyName = Literal["l1_2", "l1", "polarization"]
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """What every penalty offers: R(γ) and a sub-gradient of it."""
+    """What every penalty offers: R(γ) and a sub-gradient of it.
+
+    Examples:
+        >>> class Squares:
+        ...     def value(self, gamma):
+        ...         return gamma.square().sum()
+        ...
+        ...     def gradient(self, gamma):
+        ...         return 2 * gamma
+        >>> isinstance(Squares(), Penalty)
+        True
+    """
 
     def value(self, gamma: Tensor) -> Tensor:
         """Return the scalar R(γ) for `gamma` of shape `(num_factors,)`."""
@@ -30,7 +43,12 @@ class Penalty(Protocol):
 
 @runtime_checkable
 class ProximalPenalty(Penalty, Protocol):
-    """A penalty whose proximal operator has a closed form."""
+    """A penalty whose proximal operator has a closed form.
+
+    Examples:
+        >>> isinstance(L1(), ProximalPenalty), isinstance(Polarization(), ProximalPenalty)
+        (True, False)
+    """
 
     def prox(self, gamma: Tensor, step: float | Tensor) -> Tensor:
         """Return `argmin_x ½‖x − γ‖² + step · R(x)`, of the shape of `gamma`; `step >= 0`."""
@@ -55,15 +73,22 @@ class L1Half:
 
     Raises:
         ValueError: If `epsilon` is not a positive number.
+
+    Examples:
+        >>> penalty = L1Half(epsilon=0.01)
+        >>> penalty.value(torch.tensor([0.24, -0.35, 0.0]))  # 0.5 + 0.6 + 0.1
+        tensor(1.2000)
+        >>> penalty.gradient(torch.tensor([0.24, -0.24, 0.0]))
+        tensor([ 1., -1.,  0.])
+        >>> penalty.prox(torch.tensor([0.2, -0.01]), step=0.1)[1]  # small ones become 0
+        tensor(0.)
     """
 
     def __init__(self, epsilon: float = 1e-4) -> None:
-        if not epsilon > 0:
-            raise ValueError(
-                f"Expected argument `epsilon` to be a positive number, but got {epsilon}; "
-                "it bounds the gradient by 1/(2·sqrt(epsilon))."
-            )
-        self.epsilon = float(epsilon)
+        self.epsilon = float(POSITIVE.check("epsilon", epsilon))
+
+    def __repr__(self) -> str:
+        return as_called(self, vars(self))
 
     def value(self, gamma: Tensor) -> Tensor:
         """Return `Σ (|γ| + ε)^½`, a scalar."""
@@ -87,7 +112,17 @@ class L1Half:
 
 
 class L1:
-    """L1, the penalty of network slimming (Liu et al., ICCV 2017): `R(γ) = Σ_i |γ_i|`."""
+    """L1, the penalty of network slimming (Liu et al., ICCV 2017): `R(γ) = Σ_i |γ_i|`.
+
+    Examples:
+        >>> L1().gradient(torch.tensor([0.5, -2.0, 0.0]))
+        tensor([ 1., -1.,  0.])
+        >>> L1().prox(torch.tensor([0.5, -2.0, 0.25]), step=0.5)
+        tensor([ 0.0000, -1.5000,  0.0000])
+    """
+
+    def __repr__(self) -> str:
+        return as_called(self, {})
 
     def value(self, gamma: Tensor) -> Tensor:
         """Return `Σ |γ|`, a scalar."""
@@ -113,13 +148,18 @@ class Polarization:
         t: Weight of the L1 part; the paper searches about 1.0 to 1.4. Larger t, more zeros.
 
     Raises:
-        ValueError: If `t` is negative.
+        ValueError: If `t` is no number, negative or infinite.
+
+    Examples:
+        >>> Polarization(t=1.25).gradient(torch.tensor([1.0, 3.0]))  # their mean is 2
+        tensor([2.2500, 0.2500])
     """
 
     def __init__(self, t: float = 1.2) -> None:
-        if not t >= 0:
-            raise ValueError(f"Expected argument `t` to be a number >= 0, but got {t}.")
-        self.t = float(t)
+        self.t = float(AMOUNT.check("t", t))
+
+    def __repr__(self) -> str:
+        return as_called(self, vars(self))
 
     def value(self, gamma: Tensor) -> Tensor:
         """Return `t Σ |γ| − Σ |γ − mean(γ)|`, a scalar (negative values are normal)."""
@@ -141,6 +181,11 @@ class Coupled:
     Args:
         penalty: The penalty for the norms.
         channel: Shape `(num_factors,)`, int64: the channel, counted from 0, of each γ.
+
+    Examples:
+        >>> coupled = Coupled(L1(), torch.tensor([0, 0, 1]))
+        >>> coupled.gradient(torch.tensor([3.0, 4.0, 2.0]))  # norms of 5 and 2
+        tensor([0.6000, 0.8000, 1.0000])
     """
 
     def __init__(self, penalty: Penalty, channel: Tensor) -> None:
@@ -152,10 +197,6 @@ class Coupled:
         """Return the norm of each channel's γ, shape `(num_channels,)`."""
         squares = gamma.new_zeros(self.num_channels).index_add(0, self.channel, gamma.square())
         return squares.sqrt()
-
-    def sizes(self, gamma: Tensor) -> Tensor:
-        """Return for each γ the norm of its channel, shape `(num_factors,)`."""
-        return self.norms(gamma)[self.channel]
 
     def value(self, gamma: Tensor) -> Tensor:
         """Return the penalty of the norms, a scalar."""

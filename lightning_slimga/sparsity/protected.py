@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from lightning_slimga.sparsity.penalties import Penalty, proximal
+from lightning_slimga.sparsity.penalties import Coupled, Penalty, proximal
 
 
-class Sparing:
+class ProtectingPenalty:
     """A penalty that brings some γ toward zero, and leaves the others a size that they can live on.
 
     Multiplying all γ of a layer by one number changes nothing when another normalisation follows,
@@ -28,25 +29,31 @@ class Sparing:
     Mazumder, arXiv 1708.04527, 2017). That all this stands together here is ours, not the paper's.
 
     Args:
-        penalty: The penalty for what goes.
+        penalty: The penalty for what goes. If it is `Coupled`, the size of a γ is the norm of its
+            channel, else |γ|.
         layer: Shape `(num_factors,)`, int64: the layer, counted from 0, of each γ.
         below: Size > 0 below which nothing that stays is pulled.
-        channel: Shape `(num_factors,)`, int64: the channel of each γ, whose norm is its size, as
-            for `Coupled`; None: each γ is one, and |γ| its size.
 
     Attributes:
         share: Share of γ in [0, 1] that goes; may be changed at any time.
         only: Whether nothing but what goes is pulled; may be changed at any time.
+
+    Examples:
+        >>> from lightning_slimga.sparsity import L1
+        >>> layers = torch.tensor([0, 0, 0, 1, 1])
+        >>> protecting = ProtectingPenalty(L1(), layers, below=0.25)
+        >>> protecting.prox(torch.tensor([0.5, 0.75, -1.0, 0.125, 0.0625]), step=100.0)
+        tensor([ 0.0000,  0.0000, -0.2500,  0.1250,  0.0000])
     """
 
     LEAST = 0.5
 
-    def __init__(
-        self, penalty: Penalty, layer: Tensor, below: float, channel: Tensor | None = None
-    ) -> None:
+    def __init__(self, penalty: Penalty, layer: Tensor, below: float) -> None:
         self.penalty, self.layer, self.below = penalty, layer, below
-        self.channel = torch.arange(len(layer), device=layer.device) if channel is None else channel
-        self.coupled = channel is not None
+        self.channel = torch.arange(len(layer), device=layer.device)
+        self._sizes: Callable[[Tensor], Tensor] = torch.abs
+        if isinstance(penalty, Coupled):
+            self.channel, self._sizes = penalty.channel, penalty.norms
         self.gammas_of_layer = torch.bincount(layer)
         self.starts = self.gammas_of_layer.cumsum(0) - self.gammas_of_layer
         self.gammas_of_channel = torch.bincount(self.channel)
@@ -60,15 +67,15 @@ class Sparing:
     def gradient(self, gamma: Tensor) -> Tensor:
         """Return the penalty's gradient, 0 for what is not pulled."""
         size = self._sizes(gamma)
-        spared = self._spared(size, self._stays(size))
-        return self.penalty.gradient(gamma).masked_fill(spared[self.channel], 0.0)
+        free = self._free(size, self._stays(size))
+        return self.penalty.gradient(gamma).masked_fill(free[self.channel], 0.0)
 
     def prox(self, gamma: Tensor, step: float | Tensor) -> Tensor:
         """Return the penalty's prox, γ itself where it is not pulled, nothing carried too far."""
         size = self._sizes(gamma)
         stays = self._stays(size)
         shrunk = proximal(self.penalty).prox(gamma, step)
-        shrunk = torch.where(self._spared(size, stays)[self.channel], gamma, shrunk)
+        shrunk = torch.where(self._free(size, stays)[self.channel], gamma, shrunk)
         return self._not_below(gamma, shrunk, size, stays)
 
     def hold_up(self, before: Tensor, after: Tensor) -> Tensor:
@@ -86,13 +93,6 @@ class Sparing:
         """Return the size of each γ, infinity for those of each layer that never go."""
         size = self._sizes(gamma)
         return size.masked_fill(self._largest(size), math.inf)[self.channel]
-
-    def _sizes(self, gamma: Tensor) -> Tensor:
-        """Return the size of each channel, shape `(num_channels,)`."""
-        if not self.coupled:
-            return gamma.abs()
-        squares = gamma.new_zeros(len(self.gammas_of_channel))
-        return squares.index_add(0, self.channel, gamma.square()).sqrt()
 
     def _largest(self, size: Tensor) -> Tensor:
         """Return which channels are among the largest of a layer, so that they stay."""
@@ -118,7 +118,8 @@ class Sparing:
         late = counts.cumsum(0) - counts >= rank(self.share, len(self.layer))
         return torch.empty_like(late).scatter(0, order, late) | largest
 
-    def _spared(self, size: Tensor, stays: Tensor) -> Tensor:
+    def _free(self, size: Tensor, stays: Tensor) -> Tensor:
+        """Return which channels are not pulled at all."""
         return stays if self.only else stays & (size < self.below)
 
     def _not_below(self, before: Tensor, after: Tensor, size: Tensor, stays: Tensor) -> Tensor:

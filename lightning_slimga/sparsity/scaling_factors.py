@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from lightning_slimga.graph.exclusions import matching
 from lightning_slimga.sparsity.penalties import Penalty, ProximalPenalty
 
 NormName = Literal["batch", "instance", "group", "layer"]
@@ -33,14 +33,11 @@ class ScalingFactors:
 
     Args:
         model: Any module.
-        include: Patterns of module names (`fnmatch`, case-sensitive), at least one must match.
+        include: Patterns of module names, as `matching` takes them; at least one must match.
         ignore: Patterns of module names to leave out.
         norms: Kinds of layers. Group and layer norms are left out unless asked for: they mix
             channels in their statistics, so that γ = 0 does not make a channel removable.
         trainable: Take only γ that require a gradient now.
-
-    Raises:
-        ValueError: If a kind of norm is unknown, or a pattern matches no γ of these kinds.
     """
 
     def __init__(
@@ -53,13 +50,11 @@ class ScalingFactors:
         trainable: bool = False,
     ) -> None:
         candidates = _affine_norms(model, norms)
-        for argument, patterns in (("include", include), ("ignore", ignore)):
-            _refuse_idle_patterns(argument, patterns, candidates)
+        chosen = _matching_any(candidates, include) - _matching_any(candidates, ignore)
         self._layers = {
             name: layer
             for name, layer in candidates.items()
-            if _matches(name, include) and not _matches(name, ignore)
-            if layer.weight.requires_grad or not trainable
+            if name in chosen and (layer.weight.requires_grad or not trainable)
         }
 
     def __len__(self) -> int:
@@ -77,6 +72,12 @@ class ScalingFactors:
     def flat(self) -> Tensor:
         """Return a copy of all γ, shape `(num_factors,)`, at least float32, detached."""
         return _flat(list(self.named_parameters().values()))
+
+    def layers(self) -> Tensor:
+        """Return for each γ the number of its layer, counted from 0, shape `(num_factors,)`."""
+        sizes = [gamma.numel() for gamma in self.named_parameters().values()]
+        numbers = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+        return numbers.to(self.flat().device)
 
     def add_gradient(self, penalty: Penalty, weight: float, optimizer: Optimizer) -> None:
         """Add `weight · ∂R/∂γ` to the gradients of those γ that `optimizer` owns.
@@ -135,35 +136,13 @@ def _stepped(gammas: list[nn.Parameter], groups: Iterable[dict[str, object]]) ->
 
 
 def _affine_norms(model: nn.Module, norms: Sequence[NormName]) -> dict[str, nn.Module]:
-    unknown = set(norms) - set(NORM_TYPES)
-    if unknown or isinstance(norms, str):
-        raise ValueError(
-            f"Expected argument `norms` to be a sequence of {sorted(NORM_TYPES)}, "
-            f"but got {norms!r}."
-        )
     types = tuple(t for kind in norms for t in NORM_TYPES[kind])
     return {
-        # A compiled submodule keeps the name that its pattern was written for.
-        name.replace("_orig_mod.", ""): module
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, types) and module._parameters.get("weight") is not None
     }
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _refuse_idle_patterns(
-    argument: str, patterns: Sequence[str], candidates: dict[str, nn.Module]
-) -> None:
-    if isinstance(patterns, str):
-        raise ValueError(
-            f"Expected argument `{argument}` to be a sequence of patterns, but got {patterns!r}."
-        )
-    for pattern in patterns:
-        if candidates and not any(fnmatchcase(name, pattern) for name in candidates):
-            raise ValueError(
-                f"Expected each pattern in argument `{argument}` to match a normalisation layer, "
-                f"but {pattern!r} matches none of {list(candidates)}."
-            )
+def _matching_any(names: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    return set().union(*(matching(names, pattern) for pattern in patterns))

@@ -44,7 +44,7 @@ class Watch(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         self.lowest = min(self.lowest, float(largest(pl_module).min()))
-        self.strongest = max(self.strongest, trainer.callbacks[0]._strength_now)
+        self.strongest = max(self.strongest, trainer.callbacks[0]._schedule.now)
 
 
 @pytest.mark.filterwarnings("ignore:.*wanted were")
@@ -125,5 +125,5 @@ def test_what_is_missing_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
         net.stem[1].weight[:3] = 0.0
     callback = SparsityCallback("auto", target_share=0.6)
     trainer(callback, max_epochs=30).fit(net)
-    assert callback._schedule._share < 0.6
-    assert share(net) <= callback._schedule._share + 0.05
+    assert callback._schedule.share < 0.6
+    assert share(net) <= callback._schedule.share + 0.05

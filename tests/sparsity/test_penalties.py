@@ -192,5 +192,7 @@ def test_epsilon_must_be_positive(epsilon: float) -> None:
 
 
 def test_t_must_not_be_negative() -> None:
-    with pytest.raises(ValueError, match="Expected argument `t` to be a number >= 0, but got -1"):
+    with pytest.raises(
+        ValueError, match="Expected argument `t` to be a finite number >= 0, but got -1"
+    ):
         Polarization(t=-1)

@@ -33,6 +33,8 @@ def test_batch_and_instance_norms_are_chosen_by_default() -> None:
         ({"norms": ["group", "layer"]}, ["group", "layer"]),
         ({"include": ["inner.*", "b?"]}, ["bn", "inner.1"]),
         ({"ignore": ["in*"]}, ["bn"]),
+        ({"ignore": ["inner", "plain", "inner.0"]}, ["bn", "instance"]),
+        ({"include": ["inner"]}, ["inner.1"]),
         ({"include": ["*n*"], "ignore": ["bn"]}, ["inner.1", "instance"]),
     ],
 )
@@ -57,7 +59,10 @@ def test_shared_weight_counts_once() -> None:
 def test_compiled_submodule_keeps_its_name() -> None:
     net = nn.Sequential()
     net.add_module("net", torch.compile(network(), backend="eager"))
-    assert "net.bn.weight" in ScalingFactors(net, include=["net.bn"]).named_parameters()
+    chosen = ScalingFactors(net, include=["net.bn"]).named_parameters()
+    assert list(chosen) == [
+        name for name, _ in net.named_parameters() if name.endswith("bn.weight")
+    ]
 
 
 def test_replaced_parameters_are_found_again() -> None:
@@ -133,17 +138,3 @@ def test_shrink_uses_the_learning_rate_of_the_owning_group() -> None:
     assert net[2].weight.tolist() == [1.0, 1.0]
     factors.shrink(L1Half(), 0.2, optimizer)
     assert net[0].weight.tolist() == pytest.approx([0.97] * 2, abs=1e-3)
-
-
-def test_a_pattern_without_effect_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"`ignore` to match .* but 'conv\*' matches none of \['bn'"
-    ):
-        ScalingFactors(network(), ignore=["conv*"])
-    with pytest.raises(ValueError, match="`include` to be a sequence of patterns, but got 'bn'"):
-        ScalingFactors(network(), include="bn")
-
-
-def test_unknown_kind_of_norm() -> None:
-    with pytest.raises(ValueError, match=r"`norms` to be a sequence of .*but got \['rms'\]"):
-        ScalingFactors(network(), norms=["rms"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -12,16 +11,19 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lightning_slimga.arguments import checked
-from lightning_slimga.callbacks.sparsity.goal import prune_epochs, refuse_beyond
+from lightning_slimga.arguments import as_called
 from lightning_slimga.callbacks.sparsity.logging import log_histogram, warn_no_steps, warn_unmoved
-from lightning_slimga.callbacks.sparsity.pull import Coupling, Pull, find_factors
-from lightning_slimga.callbacks.sparsity.settings import RULES, steps_proximally
-from lightning_slimga.callbacks.sparsity.strength import SteeredStrength, make_schedule
+from lightning_slimga.callbacks.sparsity.pull import Coupling, Pull
+from lightning_slimga.callbacks.sparsity.settings import (
+    check_factors,
+    checked_arguments,
+    steps_proximally,
+)
+from lightning_slimga.callbacks.sparsity.strength import make_schedule, prune_epochs
 from lightning_slimga.sparsity.penalties import Penalty, PenaltyName, make_penalty
-from lightning_slimga.sparsity.scaling_factors import NormName
+from lightning_slimga.sparsity.scaling_factors import NormName, ScalingFactors
 
-_SPARED_BELOW = 10.0
+_PROTECTED_BELOW = 10.0
 """In units of `near_zero`: down to which "auto" pulls at γ that are not to go."""
 
 
@@ -42,8 +44,9 @@ class SparsityCallback(pl.Callback):
     With `strength="auto"` λ is steered so that `target_share` of γ is near zero when channels are
     removed (see `SteeredStrength` for the rule). No λ empties a layer: the penalty carries neither
     the largest γ of each layer, half of what an even cut would leave, nor any beyond `target_share`
-    below `10 · near_zero` (see `Sparing`). Once the share is reached, only the smallest γ are
-    penalised. λ is bounded; where a fit is too short for the share, it is missed, with a warning.
+    below `10 · near_zero` (see `ProtectingPenalty`). Once the share is reached, only the smallest
+    γ are penalised. λ is bounded; where a fit is too short for the share, it is missed, with a
+    warning.
 
     When `GeneticPruneCallback` has cut the network for the last time, the penalty stops, unless
     `until_surgery=False`.
@@ -65,8 +68,10 @@ class SparsityCallback(pl.Callback):
         target_share: Share of γ, between 0 and 1, that "auto" brings near zero.
         target_epoch: Complete epochs after which "auto" has done so; None: at each pruning of
             `GeneticPruneCallback`, or at the end of the fit.
-        include: Patterns (fnmatch) of the names of the normalisation layers whose γ are chosen.
-        ignore: Patterns of the names of normalisation layers to leave out.
+        include: Patterns (fnmatch) of module names whose γ are chosen; a name stands for its
+            submodules, too.
+        ignore: Patterns of module names whose γ are left out, as for `GeneticPruneCallback`: a
+            module that holds no normalisation layer may be among them.
         norms: Kinds of affine normalisation layers that are chosen.
         near_zero: A γ smaller than this counts as near zero.
         until_surgery: Stop when channels have been removed, and no further pruning is planned.
@@ -75,10 +80,15 @@ class SparsityCallback(pl.Callback):
         name: Prefix of what is logged; several such callbacks in one Trainer need several names.
 
     Raises:
-        ValueError: If an argument is not what it may be, or the penalty unknown.
+        ValueError: If an argument is not what it may be, or the penalty unknown; from `setup`, if
+            a pattern matches no module.
         TypeError: If the penalty is not one, or `proximal=True` and it has no `prox`.
         MisconfigurationException: From `setup`, if the network has no such γ, or the fit ends
             before `target_epoch`.
+
+    Examples:
+        >>> SparsityCallback("auto", target_share=0.6, ignore="head")
+        SparsityCallback(strength='auto', target_share=0.6, ignore=('head',))
     """
 
     def __init__(
@@ -101,10 +111,8 @@ class SparsityCallback(pl.Callback):
         histogram_every_n_epochs: int = 1,
         name: str = "sparsity",
     ) -> None:
-        given = checked(
-            RULES,
+        given = checked_arguments(
             strength=strength,
-            epsilon=epsilon,
             proximal=proximal,
             coupled=coupled,
             warmup_epochs=warmup_epochs,
@@ -119,16 +127,15 @@ class SparsityCallback(pl.Callback):
             histogram_every_n_epochs=histogram_every_n_epochs,
             name=name,
         )
-        self.penalty = make_penalty(penalty, epsilon=given["epsilon"])
+        self._given = {**given, "penalty": penalty, "epsilon": epsilon}
+        self.penalty = make_penalty(penalty, epsilon=epsilon)
         self.strength, self.warmup_epochs = given["strength"], given["warmup_epochs"]
         self.near_zero, steered = given["near_zero"], given["strength"] == "auto"
         self.proximal = steps_proximally(given["proximal"], self.penalty, penalty, steered=steered)
         self._schedule = make_schedule(given, proximal=self.proximal)
         self.coupling = Coupling() if given["coupled"] else None
-        self.find_factors = partial(
-            find_factors, include=given["include"], ignore=given["ignore"], norms=given["norms"]
-        )
-        self.spare_below = _SPARED_BELOW * self.near_zero if steered else 0.0
+        self._choice = {name: given[name] for name in ("include", "ignore", "norms")}
+        self.protect_below = _PROTECTED_BELOW * self.near_zero if steered else 0.0
         self.until_surgery, self.log_metrics = given["until_surgery"], given["log"]
         self.histogram_every_n_epochs = given["histogram_every_n_epochs"]
         self.name = given["name"]
@@ -136,11 +143,13 @@ class SparsityCallback(pl.Callback):
         self.active = True
         self._removed = False
         self._pull: Pull | None = None
-        self._strength_now = 0.0
         self._handles: list[RemovableHandle] = []
         self._steps = self._batches = 0
         self._value_at_start: float | None = None
         self._checked, self._share = False, 0.0
+
+    def __repr__(self) -> str:
+        return as_called(self, self._given)
 
     @property
     def state_key(self) -> str:
@@ -149,18 +158,18 @@ class SparsityCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a goal behind the end, and a network without γ unless it may be built later."""
-        if stage == "fit" and isinstance(self._schedule, SteeredStrength):
-            refuse_beyond(self._schedule.target_epoch, trainer)
+        if stage != "fit":
+            return
+        self._schedule.check(trainer)
         # The parent of the live object: the `pytorch_lightning` package has a class of its own.
         parent = next(c for c in type(pl_module).__mro__ if c.__name__ == "LightningModule")
         hooks = ("setup", "configure_model")
-        built_later = any(is_overridden(hook, pl_module, parent=parent) for hook in hooks)
-        if stage == "fit" and not built_later:
-            self.find_factors(pl_module)
+        if not any(is_overridden(hook, pl_module, parent=parent) for hook in hooks):
+            check_factors(pl_module, self._choice)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a network without γ."""
-        self.find_factors(pl_module)
+        check_factors(pl_module, self._choice)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting, and put the proximal step behind each optimizer's step."""
@@ -169,7 +178,7 @@ class SparsityCallback(pl.Callback):
         self._remove_hooks()
         if self.active:
             self._schedule.start(trainer)
-        if self.proximal or self.spare_below:
+        if self.proximal or self.protect_below:
             self._handles = [o.register_step_post_hook(self._stepped) for o in trainer.optimizers]
 
     def on_train_batch_start(
@@ -185,10 +194,9 @@ class SparsityCallback(pl.Callback):
         if started:
             self._pull = self._find_pull(trainer, pl_module)
         assert self._pull is not None
-        self._strength_now = self._schedule.at(trainer, batch_idx, self._pull)
+        self._schedule.advance(trainer, batch_idx, self._pull)
         if started:
-            full = self._schedule.must_move(self._strength_now)
-            self._value_at_start = self._pull.value() if full else None
+            self._value_at_start = self._pull.value() if self._schedule.must_move else None
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -196,11 +204,11 @@ class SparsityCallback(pl.Callback):
         """Add `λ ∂R/∂γ` to the gradients of the γ that this optimizer owns."""
         self._steps += 1
         if self._pull is not None and not self.proximal:
-            self._pull.add_gradient(trainer, self._strength_now, optimizer)
+            self._pull.add_gradient(trainer, self._schedule.now, optimizer)
 
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._pull is not None and self.proximal:
-            self._pull.shrink(self._strength_now, optimizer)
+            self._pull.shrink(self._schedule.now, optimizer)
         elif self._pull is not None:
             self._pull.hold_up(optimizer)
 
@@ -213,7 +221,7 @@ class SparsityCallback(pl.Callback):
         if self.log_metrics:
             metrics = {
                 f"{self.name}/penalty": value,
-                f"{self.name}/strength": float(self._strength_now),
+                f"{self.name}/strength": float(self._schedule.now),
                 f"{self.name}/near_zero": self._share,
             }
             # Equal on all ranks; Lightning asks for sync_dist where it sees several.
@@ -277,9 +285,9 @@ class SparsityCallback(pl.Callback):
         self._schedule.load_state_dict(state_dict["strength"])
 
     def _find_pull(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Pull:
-        factors = self.find_factors(pl_module, trainable=True)
+        factors = ScalingFactors(pl_module, **self._choice, trainable=True)
         channel = self.coupling.find(trainer, pl_module, factors) if self.coupling else None
-        return Pull(factors, self.penalty, channel=channel, spare_below=self.spare_below)
+        return Pull(factors, self.penalty, channel=channel, protect_below=self.protect_below)
 
     def _warn_if_unmoved(self, trainer: pl.Trainer, value: float) -> None:
         tried = trainer.fast_dev_run  # type: ignore[attr-defined]
@@ -287,7 +295,7 @@ class SparsityCallback(pl.Callback):
             return
         self._checked = True
         if value >= self._value_at_start:
-            warn_unmoved(trainer.current_epoch, self._strength_now, self._value_at_start, value)
+            warn_unmoved(trainer.current_epoch, self._schedule.now, self._value_at_start, value)
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:

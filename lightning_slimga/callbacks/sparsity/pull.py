@@ -6,19 +6,16 @@ from collections.abc import Sequence
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
-from lightning_slimga.running.calls import narrowed
+from lightning_slimga.running.calls import examples_of
 from lightning_slimga.sparsity.coupling import coupled_channels
 from lightning_slimga.sparsity.penalties import Coupled, Penalty, ProximalPenalty
-from lightning_slimga.sparsity.protected import Sparing
-from lightning_slimga.sparsity.scaling_factors import NormName, ScalingFactors
+from lightning_slimga.sparsity.protected import ProtectingPenalty
+from lightning_slimga.sparsity.scaling_factors import ScalingFactors
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-
-_SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
 
 
 class Pull:
@@ -28,7 +25,7 @@ class Pull:
         factors: The γ.
         penalty: The penalty of single γ.
         channel: The channel of each γ, to penalise the norm of each channel instead; or None.
-        spare_below: The largest γ of a layer is spared below this size; 0 spares none.
+        protect_below: Size below which the largest γ of a layer are not pulled; 0 protects none.
     """
 
     def __init__(
@@ -37,21 +34,18 @@ class Pull:
         penalty: Penalty,
         *,
         channel: Tensor | None = None,
-        spare_below: float = 0.0,
+        protect_below: float = 0.0,
     ) -> None:
-        self.factors, self.spare_below = factors, spare_below
-        self.single = self.penalty = penalty
+        self.factors, self.protect_below = factors, protect_below
+        self._single = self.penalty = penalty
         self._coupled = None if channel is None else Coupled(penalty, channel)
         if self._coupled is not None:
             self.penalty = self._coupled
-        self.sparing: Sparing | None = None
+        self._protecting: ProtectingPenalty | None = None
+        if protect_below and len(factors):
+            self._protecting = ProtectingPenalty(self.penalty, factors.layers(), protect_below)
+            self.penalty = self._protecting
         self._before: Tensor | None = None
-        if spare_below and len(factors):
-            sizes = [gamma.numel() for gamma in factors.named_parameters().values()]
-            device = factors.flat().device
-            layer = torch.arange(len(sizes), device=device)
-            layer = layer.repeat_interleave(torch.tensor(sizes, device=device))
-            self.penalty = self.sparing = Sparing(self.penalty, layer, spare_below, channel)
 
     def __len__(self) -> int:
         return len(self.factors)
@@ -59,11 +53,20 @@ class Pull:
     def magnitudes(self) -> Tensor:
         """Return |γ|, or for coupled γ the norm of their channel, shape `(num_factors,)`."""
         gamma = self.factors.flat()
-        return gamma.abs() if self._coupled is None else self._coupled.sizes(gamma)
+        if self._coupled is None:
+            return gamma.abs()
+        return self._coupled.norms(gamma)[self._coupled.channel]
 
     def sizes_to_go(self) -> Tensor:
-        """Return the magnitudes, infinity for γ that are spared whatever happens."""
-        return self.sparing.sizes_to_go(self.factors.flat()) if self.sparing else self.magnitudes()
+        """Return the magnitudes, infinity for γ that are protected whatever happens."""
+        if self._protecting is None:
+            return self.magnitudes()
+        return self._protecting.sizes_to_go(self.factors.flat())
+
+    def protect(self, share: float, *, only: bool) -> None:
+        """Let no more than a share of γ go; with `only` pull at nothing else."""
+        if self._protecting is not None:
+            self._protecting.share, self._protecting.only = share, only
 
     def value(self) -> float:
         """Return R(γ)."""
@@ -77,7 +80,7 @@ class Pull:
         """Return the mean pull ∂R/∂γ at γ that all have the same size > 0."""
         gamma = self.factors.flat()
         number = len(gamma) if self._coupled is None else self._coupled.num_channels
-        return float(self.single.gradient(gamma.new_full((number,), size)).mean())
+        return float(self._single.gradient(gamma.new_full((number,), size)).mean())
 
     def reach(self, optimizers: Sequence[Optimizer], *, proximal: bool) -> float:
         """Return how far a gradient of 1 carries a γ at most, by the learning rates of now.
@@ -99,13 +102,13 @@ class Pull:
         weight = strength * _gradient_scale(trainer, optimizer)
         self.factors.add_gradient(self.penalty, weight, optimizer)
         # Also at λ = 0: an optimizer remembers the pull of the steps before.
-        if self.sparing and self._before is None:
+        if self._protecting is not None and self._before is None:
             self._before = self.factors.flat()
 
     def hold_up(self, optimizer: Optimizer) -> None:
         """Put back, after a step with the penalty in its gradient, what must not go."""
-        if self.sparing is not None and self._before is not None:
-            held = self.sparing.hold_up(self._before, self.factors.flat())
+        if self._protecting is not None and self._before is not None:
+            held = self._protecting.hold_up(self._before, self.factors.flat())
             self.factors.replace(held, optimizer)
         self._before = None
 
@@ -115,33 +118,6 @@ class Pull:
         if not bool(getattr(optimizer, "found_inf", False)):
             assert isinstance(self.penalty, ProximalPenalty)
             self.factors.shrink(self.penalty, strength, optimizer)
-
-
-def find_factors(
-    pl_module: pl.LightningModule,
-    *,
-    include: Sequence[str],
-    ignore: Sequence[str],
-    norms: Sequence[NormName],
-    trainable: bool = False,
-) -> ScalingFactors:
-    """Return the chosen γ; arguments as for `ScalingFactors`.
-
-    Raises:
-        MisconfigurationException: If there is none, trainable now or not.
-    """
-    factors = ScalingFactors(
-        pl_module, include=include, ignore=ignore, norms=norms, trainable=trainable
-    )
-    if not len(factors) and not trainable:
-        raise MisconfigurationException(
-            f"SparsityCallback expected {type(pl_module).__name__} to have scaling factors γ "
-            f"(weights of affine layers of the kinds {list(norms)}), but found none. Put "
-            "normalisation layers behind the convolutions, choose others with `norms`, `include` "
-            "and `ignore`, or leave this callback out: GeneticPruneCallback alone works there, its "
-            "evaluation factor falls back to the norm of the slices."
-        )
-    return factors
 
 
 class Coupling:
@@ -166,8 +142,8 @@ class Coupling:
         if sizes != self._sizes:
             batches = training_batches(trainer, pl_module, 1, seed=0)
             calls = capture_calls(trainer, pl_module, batches, training=True)
-            surgery = ChannelSurgery(pl_module, [narrowed(call, _SAMPLES)[0] for call in calls])
-            self._channel = coupled_channels(surgery, list(gammas.values()))
+            few, _ = examples_of(pl_module, calls, training=True)
+            self._channel = coupled_channels(ChannelSurgery(pl_module, few), list(gammas.values()))
             self._sizes = sizes
         return self._channel
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
+import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
 from lightning_slimga.arguments import (
+    AMOUNT,
     FLAG,
     PATTERNS,
     REFUSED,
     Rule,
+    check_patterns,
+    checked,
+    expect,
     number,
     optional,
     text,
     whole,
 )
 from lightning_slimga.sparsity.penalties import Penalty, ProximalPenalty
-from lightning_slimga.sparsity.scaling_factors import NormName
+from lightning_slimga.sparsity.scaling_factors import NormName, ScalingFactors
 
 _KINDS = get_args(NormName)
 
@@ -33,12 +39,10 @@ def _take_norms(value: Any) -> Any:
     return kinds if kinds is not REFUSED and kinds and set(kinds) <= {*_KINDS} else REFUSED
 
 
-AMOUNT = number("a finite number >= 0", lambda value: 0 <= value < math.inf)
 RULES: Mapping[str, Rule] = {
     "strength": Rule('a finite number >= 0 (1e-4 is mild) or "auto"', _take_strength),
     "target_share": number("a share between 0 and 1", lambda share: 0 < share < 1),
     "target_epoch": optional(whole(1)),
-    "epsilon": optional(number("a positive number", lambda value: 0 < value < math.inf)),
     "coupled": FLAG,
     "proximal": optional(FLAG),
     "warmup_epochs": AMOUNT,
@@ -51,7 +55,42 @@ RULES: Mapping[str, Rule] = {
     "histogram_every_n_epochs": whole(0),
     "name": text("text"),
 }
-"""Whether there is such a goal is looked at also where a fixed λ has no use for it."""
+"""The arguments of a goal are looked at also where a fixed λ has no use for them."""
+
+
+def checked_arguments(**given: Any) -> dict[str, Any]:
+    """Return arguments of the callback as plain data, all but those of the penalty.
+
+    Raises:
+        ValueError: naming the first that is not what it may be.
+    """
+    taken = checked(RULES, **given)
+    known = taken["strength"] != "auto" or taken["near_zero"] > 0
+    expect(known, "near_zero", 'positive with `strength="auto"`', taken["near_zero"])
+    return taken
+
+
+def check_factors(pl_module: pl.LightningModule, choice: Mapping[str, Any]) -> None:
+    """Refuse a choice of γ that this network does not have, before anything runs.
+
+    Args:
+        pl_module: The network.
+        choice: `include`, `ignore` and `norms`.
+
+    Raises:
+        ValueError: If a pattern matches no module.
+        MisconfigurationException: If there are no γ.
+    """
+    for argument in ("include", "ignore"):
+        check_patterns(pl_module, choice[argument], argument)
+    if not len(ScalingFactors(pl_module, **choice)):
+        raise MisconfigurationException(
+            f"SparsityCallback expected {type(pl_module).__name__} to have scaling factors γ "
+            f"(weights of affine layers of the kinds {list(choice['norms'])}), but found none. Put "
+            "normalisation layers behind the convolutions, choose others with `norms`, `include` "
+            "and `ignore`, or leave this callback out: GeneticPruneCallback alone works there, its "
+            "evaluation factor falls back to the norm of the slices."
+        )
 
 
 def steps_proximally(wanted: bool | None, penalty: Penalty, given: Any, *, steered: bool) -> bool:

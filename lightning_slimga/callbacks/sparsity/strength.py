@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,8 +12,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_slimga.arguments import expect
-from lightning_slimga.callbacks.sparsity.goal import epochs_done, prune_epochs, refuse_beyond
 from lightning_slimga.callbacks.sparsity.pull import Pull
 from lightning_slimga.sparsity.protected import smallest
 
@@ -20,6 +19,11 @@ _OVERSHOT = (
     "The penalty carries no more than that: the others were near zero from the start, or the loss "
     "and weight decay have shrunk them. Leave γ out of weight decay, lower `near_zero` or the "
     "learning rate, or raise `target_share`."
+)
+_UNDERSHOT = (
+    "It may have ended early, or γ cannot travel so far in so few steps, or the layers cannot "
+    "spare so many: give it more epochs or a higher learning rate, or lower `target_share`, and "
+    "leave `proximal` at None, because a gradient step shakes γ around zero."
 )
 
 
@@ -29,23 +33,30 @@ class FixedStrength:
     Args:
         strength: λ >= 0.
         warmup_epochs: Epochs over which λ rises from 0.
+
+    Attributes:
+        now: λ of the batch that `advance` was last told of.
     """
 
     def __init__(self, strength: float, warmup_epochs: float) -> None:
         self.strength, self.warmup_epochs = strength, warmup_epochs
+        self.now = 0.0
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Refuse nothing: there is no goal to miss."""
 
     def start(self, trainer: pl.Trainer) -> None:
         """Nothing to prepare."""
 
-    def at(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> float:
-        """Return λ for this batch."""
-        if not self.warmup_epochs:
-            return self.strength
-        return self.strength * min(1.0, epochs_done(trainer, batch_idx) / self.warmup_epochs)
+    def advance(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> None:
+        """Go on to a batch."""
+        way = epochs_done(trainer, batch_idx)
+        self.now = self.strength * (min(1.0, way / self.warmup_epochs) if self.warmup_epochs else 1)
 
-    def must_move(self, strength: float) -> bool:
-        """Return whether γ must shrink within an epoch that begins with this λ."""
-        return 0 < self.strength <= strength
+    @property
+    def must_move(self) -> bool:
+        """Whether γ must shrink within an epoch that begins with the λ of now."""
+        return 0 < self.strength <= self.now
 
     def finish(self, share: float, what: str) -> None:
         """No goal was set."""
@@ -59,6 +70,29 @@ class FixedStrength:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore nothing."""
+
+
+@dataclass
+class _Found:
+    """What was found out about the γ on the way to one goal.
+
+    Attributes:
+        share: Share of γ that is still to end near zero.
+        progress: Part of the way at the last look.
+        quantile: Size that `share` of γ did not exceed then.
+        arrived: Whether the share is only to be held.
+        limited: Whether λ was bounded by what γ can stand.
+        largest: Largest size that the quantile had.
+        room: How far one step may carry γ, in units of the learning rate times λ.
+    """
+
+    share: float
+    progress: float = -math.inf
+    quantile: float = math.nan
+    arrived: bool = False
+    limited: bool = False
+    largest: float = 0.0
+    room: float = math.inf
 
 
 class SteeredStrength:
@@ -87,11 +121,16 @@ class SteeredStrength:
 
     Args:
         target_share: Share of γ in (0, 1) that is to end near zero.
-        near_zero: |γ| below which a γ counts as near zero.
+        near_zero: |γ| > 0 below which a γ counts as near zero.
         warmup_epochs: Epochs without penalty before the way begins.
         target_epoch: Complete epochs after which the share is to be reached, and held; None: at
             each pruning of a callback with `prune_epoch` or `prune_epochs`, else `max_epochs`.
         proximal: Whether γ follows the penalty in proximal steps, and not through the optimizer.
+
+    Attributes:
+        strength: λ as it is steered.
+        now: λ of the batch that `advance` was last told of: bounded, and 0 where nothing is pulled.
+        must_move: False: γ may rise until λ is found, and `finish` judges the end.
     """
 
     REACH = 0.5
@@ -113,25 +152,47 @@ class SteeredStrength:
         *,
         proximal: bool = True,
     ) -> None:
-        expect(near_zero > 0, "near_zero", 'positive with `strength="auto"`', near_zero)
         self.target_share, self.near_zero, self.proximal = target_share, near_zero, proximal
         self.warmup_epochs, self.target_epoch = warmup_epochs, target_epoch
-        self.strength = self.START
+        self.strength, self.now = self.START, 0.0
         self._goals: list[float] = []
         self._goal = math.nan
-        self.arrived = self.limited = False
-        self._progress, self._quantile = -math.inf, math.nan
-        self._largest, self._room = 0.0, math.inf
-        self._share = target_share
+        self._found = _Found(target_share)
+
+    must_move = False
+
+    @property
+    def share(self) -> float:
+        """Share of γ that is still to end near zero: less than `target_share` if given up."""
+        return self._found.share
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the share is only to be held from here."""
+        return self._found.arrived
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Refuse a goal behind the end of the fit.
+
+        Raises:
+            MisconfigurationException: If the fit ends before `target_epoch` is complete.
+        """
+        epoch, last = self.target_epoch, trainer.max_epochs
+        tried = trainer.fast_dev_run  # type: ignore[attr-defined]  # it reaches no goal
+        if epoch is not None and last is not None and 0 <= last < epoch and not tried:
+            raise MisconfigurationException(
+                f"Expected argument `target_epoch` to be at most `max_epochs`, {last}, but got "
+                f"{epoch}: the share would never be reached. Lower `target_epoch`, leave it at "
+                "None (the next pruning, or the end of the fit), or raise `max_epochs`."
+            )
 
     def start(self, trainer: pl.Trainer) -> None:
         """Find the epochs at which the share is to be reached.
 
         Raises:
-            MisconfigurationException: If there is none, it leaves no time or lies behind the end
-                of the fit, or the number of batches is unknown.
+            MisconfigurationException: If there is none, it leaves no time, or the number of
+                batches is unknown.
         """
-        refuse_beyond(self.target_epoch, trainer)
         goals = prune_epochs(trainer) if self.target_epoch is None else [self.target_epoch]
         self._goals = [self.warmup_epochs, *(goals or [trainer.max_epochs or -1])]
         epoch = self._goals[1]
@@ -143,49 +204,51 @@ class SteeredStrength:
                 "batches. Set `target_epoch` or `limit_train_batches`, or give a fixed `strength`."
             )
 
-    def at(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> float:
-        """Return λ for this batch, after another look where one is due."""
-        start, goal = self._way(trainer.current_epoch)
+    def advance(self, trainer: pl.Trainer, batch_idx: int, pull: Pull) -> None:
+        """Go on to a batch, with another look at its γ where one is due."""
+        start, goal = self.way(trainer.current_epoch)
         if goal != self._goal:
             self.begin_anew()
             self._goal = goal
         progress = (epochs_done(trainer, batch_idx) - start) / (goal - start)
         if progress < 0:
-            return 0.0
+            self.now = 0.0
+            return
         if not pull:
-            return self.strength
+            self.now = self.strength
+            return
         reach = pull.reach(trainer.optimizers, proximal=self.proximal)
-        if progress >= self._progress + self.EVERY:
+        if progress >= self._found.progress + self.EVERY:
             if progress >= self.LATEST:
                 self._give_up(pull.share_below(self.near_zero))
             self.look(progress, pull.sizes_to_go())
             steps = (goal - start) * trainer.num_training_batches / trainer.accumulate_grad_batches
             self._bound(pull, steps)
-            self.limited = self.strength > self._limit(reach)
+            self._found.limited = self.strength > self._limit(reach)
             self.strength = min(self.strength, self._limit(reach))
-        if pull.sparing is not None:
-            pull.sparing.share, pull.sparing.only = self._share, self.arrived
-        return min(self.strength, self._limit(reach)) if self._share else 0.0
+        pull.protect(self._found.share, only=self._found.arrived)
+        self.now = min(self.strength, self._limit(reach)) if self._found.share else 0.0
 
     def _give_up(self, share: float) -> None:
         """Be content with the share that is reached, if too much is missing."""
-        if share < self._share == self.target_share and share < self._share - self.TOLERANCE:
-            self._share = share
+        found = self._found
+        if share < found.share == self.target_share and share < found.share - self.TOLERANCE:
+            found.share = share
 
     def _bound(self, pull: Pull, steps: float) -> None:
-        """Find how far one step may carry γ, in units of the learning rate times λ."""
-        self._largest = max(self._largest, self._quantile, pull.spare_below)
+        found = self._found
+        found.largest = max(found.largest, found.quantile, pull.protect_below)
         # A gradient step shakes γ around zero the harder, the steeper the penalty is there.
-        size = self._largest if self.proximal else max(self._quantile, self.near_zero)
+        size = found.largest if self.proximal else max(found.quantile, self.near_zero)
         slope = pull.slope(size)
-        stride = self._largest / (self.STEPS if steps >= self.BRIEF else self.BRIEF)
-        self._room = stride / slope if slope > 0 else math.inf
+        stride = found.largest / (self.STEPS if steps >= self.BRIEF else self.BRIEF)
+        found.room = stride / slope if slope > 0 else math.inf
 
     def _limit(self, reach: float) -> float:
-        return self._room / reach if reach > 0 else self.strength
+        return self._found.room / reach if reach > 0 else self.strength
 
-    def _way(self, epoch: int) -> tuple[float, float]:
-        """Where the way that leads through an epoch begins and ends; the last has no end."""
+    def way(self, epoch: int) -> tuple[float, float]:
+        """Return where the way through an epoch begins and ends; the last one goes on."""
         last = len(self._goals) - 1
         end = next((i for i in range(1, last) if self._goals[i] > epoch), last)
         return self._goals[end - 1], self._goals[end]
@@ -197,13 +260,14 @@ class SteeredStrength:
             progress: Part of the way that is over, >= 0; above 1 the share is held.
             magnitudes: |γ|, shape `(num_factors,)`, not empty.
         """
-        quantile = float(smallest(magnitudes, self._share))
-        self.arrived = self.arrived or quantile < self.near_zero or progress >= self.REACH
-        if math.isfinite(self._progress):
+        found = self._found
+        quantile = float(smallest(magnitudes, found.share))
+        found.arrived = found.arrived or quantile < self.near_zero or progress >= self.REACH
+        if math.isfinite(found.progress):
             needed = (quantile - self.near_zero / 2) / max(self.REACH - progress, 0.05)
-            speed = (self._quantile - quantile) / (progress - self._progress)
+            speed = (found.quantile - quantile) / (progress - found.progress)
             self.strength *= self._change(needed, speed)
-        self._progress, self._quantile = progress, quantile
+        found.progress, found.quantile = progress, quantile
 
     def _change(self, needed: float, speed: float) -> float:
         if needed <= 0:  # there: let go a little, but less quickly than we pull back
@@ -212,16 +276,9 @@ class SteeredStrength:
             return self.FACTOR
         return min(max(needed / speed, 1 / self.FACTOR), self.FACTOR)
 
-    def must_move(self, strength: float) -> bool:
-        """Return False: γ may rise until λ is found, and `finish` judges the end."""
-        return False
-
     def begin_anew(self) -> None:
         """Forget what was measured: these γ are no longer there. λ stays."""
-        self.arrived = self.limited = False
-        self._progress, self._quantile = -math.inf, math.nan
-        self._largest, self._room = 0.0, math.inf
-        self._share = self.target_share
+        self._found = _Found(self.target_share)
 
     def finish(self, share: float, what: str) -> None:
         """Warn if the share was missed.
@@ -238,36 +295,18 @@ class SteeredStrength:
             )
 
     def _undershot(self) -> str:
-        held = "λ was held back, because more would harm the network. " if self.limited else ""
-        return (
-            f"{held}It may have ended early, or γ cannot travel so far in so few steps, or the "
-            "layers cannot spare so many: give it more epochs or a higher learning rate, or lower "
-            "`target_share`, and leave `proximal` at None, because a gradient step shakes γ around "
-            "zero."
-        )
+        held = "λ was held back, because more would harm the network. "
+        return (held if self._found.limited else "") + _UNDERSHOT
 
     def state_dict(self) -> dict[str, float]:
         """Return λ and the last look, plain numbers."""
-        return {
-            "strength": self.strength,
-            "progress": self._progress,
-            "quantile": self._quantile,
-            "goal": self._goal,
-            "arrived": self.arrived,
-            "limited": self.limited,
-            "largest": self._largest,
-            "room": self._room,
-            "share": self._share,
-        }
+        return {"strength": self.strength, "goal": self._goal, **asdict(self._found)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Restore what `state_dict` returned."""
-        self.strength = state["strength"]
-        self._progress, self._quantile = state["progress"], state["quantile"]
-        self._goal = state["goal"]
-        self.arrived, self.limited = bool(state["arrived"]), bool(state["limited"])
-        self._largest, self._room = state["largest"], state["room"]
-        self._share = state["share"]
+        found: dict[str, Any] = dict(state)
+        self.strength, self._goal = found.pop("strength"), found.pop("goal")
+        self._found = _Found(**found)
 
 
 def make_schedule(given: Mapping[str, Any], *, proximal: bool) -> FixedStrength | SteeredStrength:
@@ -281,3 +320,21 @@ def make_schedule(given: Mapping[str, Any], *, proximal: bool) -> FixedStrength 
         return FixedStrength(given["strength"], given["warmup_epochs"])
     names = ("target_share", "near_zero", "warmup_epochs", "target_epoch")
     return SteeredStrength(**{name: given[name] for name in names}, proximal=proximal)
+
+
+def epochs_done(trainer: pl.Trainer, batch_idx: int) -> float:
+    """Return how many epochs lie behind this batch; an epoch of unknown length counts at once."""
+    batches = trainer.num_training_batches
+    return trainer.current_epoch + (1.0 if math.isinf(batches) else batch_idx / batches)
+
+
+def prune_epochs(trainer: pl.Trainer) -> list[int]:
+    """Return the epochs, rising, before which callbacks of a Trainer remove channels.
+
+    Known by what they offer, not by class, so that any callback that prunes can be followed.
+    """
+    epochs: list[Any] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        epochs += [getattr(callback, "prune_epoch", None)]
+        epochs += list(getattr(callback, "prune_epochs", None) or [])
+    return sorted({epoch for epoch in epochs if isinstance(epoch, int)})

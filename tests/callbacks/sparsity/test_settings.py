@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from lightning_slimga.callbacks.sparsity.callback import SparsityCallback
+from lightning_slimga.sparsity.penalties import L1Half
 from tests.fits.sparsity_net import Net, trainer
 
 
@@ -145,4 +146,10 @@ def test_numbers_of_numpy_and_single_patterns_are_taken() -> None:
     assert (callback.strength, type(callback.strength)) == (0.5, float)
     assert type(callback.warmup_epochs) is int
     assert callback.coupling is not None
-    assert callback.find_factors.keywords["include"] == ("body.*",)
+    assert repr(callback) == (
+        "SparsityCallback(strength=0.5, coupled=True, warmup_epochs=2, include=('body.*',))"
+    )
+    assert repr(SparsityCallback()) == "SparsityCallback()"
+    assert repr(SparsityCallback(penalty=L1Half(0.5))) == (
+        "SparsityCallback(penalty=L1Half(epsilon=0.5))"
+    )

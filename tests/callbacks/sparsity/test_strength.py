@@ -119,7 +119,7 @@ def test_the_way_ends_at_the_next_pruning(
     steering = SteeredStrength(0.5, 1e-2, 1, target_epoch)
     fake = SimpleNamespace(callbacks=callbacks, max_epochs=9, num_training_batches=10)
     steering.start(fake)
-    assert [steering._way(epoch) for epoch in (0, 2, 3, 6, 8)] == expected
+    assert [steering.way(epoch) for epoch in (0, 2, 3, 6, 8)] == expected
 
 
 @pytest.mark.parametrize(
