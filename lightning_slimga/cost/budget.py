@@ -10,12 +10,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_slimga.arguments import REFUSED, plain_number
+from lightning_slimga.arguments import REFUSED, Rule, expect, number, plain_number
 from lightning_slimga.graph.cost import Cost
 from lightning_slimga.search import Budget
 
 LATENCY = "latency_ms"
-KNOWN_BUDGETS = ("macs", "params", LATENCY)
+
+
+def _share_or_count(given: Any) -> Any:
+    found = plain_number(given)
+    inside = found is not REFUSED and (0 < found <= 1 or (found > 1 and float(found).is_integer()))
+    return found if inside else REFUSED
+
+
+_SIZE = Rule("a fraction in (0, 1] or a whole number above 1 (absolute)", _share_or_count)
+_LIMITS = {
+    "macs": _SIZE,
+    "params": _SIZE,
+    LATENCY: number("positive milliseconds", lambda limit: 0 < limit < math.inf),
+}
+KNOWN_BUDGETS = tuple(_LIMITS)
 """What can be limited."""
 
 
@@ -32,50 +46,23 @@ def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float
         The budget with plain numbers.
 
     Raises:
-        TypeError: when ``budget`` is no mapping or a limit is no number.
-        ValueError: for an unknown name, an empty budget, or a limit out of range.
+        TypeError: when ``budget`` is no mapping.
+        ValueError: when it is empty, for an unknown name, and for a limit that is not what it may
+            be.
+
+    Examples:
+        >>> check_budget({"macs": np.float64(0.5), "latency_ms": 2})
+        {'macs': 0.5, 'latency_ms': 2}
     """
     if not isinstance(budget, Mapping):
         raise TypeError(
             f'Expected argument `{argument}` to be a mapping such as {{"macs": 0.5}}, but got'
-            f" {type(budget).__name__}."
+            f" {budget!r}."
         )
-    if not budget:
-        raise ValueError(
-            f"Expected argument `{argument}` to name at least one limit, such as"
-            ' {"macs": 0.5}, but got none.'
-        )
-    return {name: _checked_limit(name, limit, argument) for name, limit in budget.items()}
-
-
-def _checked_limit(name: Any, given: Any, argument: str) -> int | float:
-    if name not in KNOWN_BUDGETS:
-        raise ValueError(
-            f"Expected argument `{argument}` to limit one of {', '.join(KNOWN_BUDGETS)}, but"
-            f" got {name!r}."
-        )
-    limit: Any = plain_number(given)
-    if limit is REFUSED:
-        raise TypeError(
-            f"Expected argument `{argument}[{name!r}]` to be a number, but got"
-            f" {type(given).__name__}."
-        )
-    if name == LATENCY:
-        _check_milliseconds(argument, limit)
-    elif not limit > 0 or (limit > 1 and not float(limit).is_integer()):
-        raise ValueError(
-            f"Expected argument `{argument}[{name!r}]` to be a fraction in (0, 1] or a whole"
-            f" number above 1 (absolute), but got {limit}."
-        )
-    return limit  # type: ignore[no-any-return]
-
-
-def _check_milliseconds(argument: str, limit: float) -> None:
-    if not 0 < limit < math.inf:
-        raise ValueError(
-            f"Expected argument `{argument}[{LATENCY!r}]` to be positive milliseconds, but got"
-            f" {limit}."
-        )
+    expect(bool(budget), argument, 'at least one limit, such as {"macs": 0.5}', budget)
+    for name in budget:
+        expect(name in _LIMITS, argument, f"limits of some of {', '.join(_LIMITS)}", name)
+    return {n: _LIMITS[n].check(f"{argument}[{n!r}]", limit) for n, limit in budget.items()}
 
 
 def budgets_for(
@@ -101,6 +88,13 @@ def budgets_for(
     Returns:
         Limits for a :class:`~lightning_slimga.search.SearchSpace`, in the unit that the user
         speaks: MACs per sample, parameters, milliseconds.
+
+    Examples:
+        >>> from lightning_slimga.graph.cost import LinearSize, Polynomial, Term
+        >>> size = Polynomial([Term("linear", 10, (LinearSize(0, ((0, 1),)),))], num_layers=1)
+        >>> (half,) = budgets_for({"params": 0.5}, Cost(size, size), np.array([8]), samples=1)
+        >>> half.name, half.limit  # 8 channels of 10 parameters each, halved
+        ('params', 40.0)
     """
     formulas: dict[str, Callable[[npt.NDArray[np.int64]], Any]] = {
         "macs": lambda kept: cost.macs(kept) / samples,

@@ -17,11 +17,9 @@ from lightning_slimga.running.model_state import preserved
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.masking import Mask
 
-Stopwatch = Callable[[nn.Module, Sequence[Call]], float]
-"""Milliseconds of the calls, in evaluation mode."""
-
 _NETWORKS = 48
 _FEWEST = 8
+_SECONDS = 15.0  # after which the measurements end, if the fewest are done
 _REPEATS = 5
 _FEWEST_RUNS = 3
 
@@ -76,24 +74,16 @@ class LatencyBench:
     Args:
         surgery: the network and what can go.
         calls: what is timed.
-        stopwatch: how one network is timed; None is `measure_latency` for a short while.
     """
 
-    def __init__(
-        self, surgery: ChannelSurgery, calls: Sequence[Call], *, stopwatch: Stopwatch | None = None
-    ) -> None:
-        self._surgery, self._calls, self._stopwatch = surgery, calls, stopwatch or _short
+    def __init__(self, surgery: ChannelSurgery, calls: Sequence[Call]) -> None:
+        self._surgery, self._calls = surgery, calls
         self._full = np.array([layer.num_channels for layer in surgery.layers], dtype=np.int64)
 
-    def calibrated(self, *, max_seconds: float = 15.0, seed: int = 0) -> LatencyModel:
-        """Measure some dozens of networks and fit a formula.
-
-        Args:
-            max_seconds: ends the measurements early, though not before a few are done.
-            seed: seed of the widths.
-        """
-        deadline = time.monotonic() + max_seconds
-        counts = _widths(self._full, np.random.default_rng(seed))
+    def calibrated(self) -> LatencyModel:
+        """Measure some dozens of networks, fewer if they are slow, and fit a formula."""
+        deadline = time.monotonic() + _SECONDS
+        counts = _widths(self._full, np.random.default_rng(0))
         small, full = [], []
         for done, kept in enumerate(counts):
             if done >= _FEWEST and time.monotonic() > deadline:
@@ -121,8 +111,8 @@ class LatencyBench:
 
     def _pair(self, mask: Mask) -> tuple[float, float]:
         with self._surgery.shrunk(mask):
-            small = self._stopwatch(self._surgery.model, self._calls)
-        return small, self._stopwatch(self._surgery.model, self._calls)
+            small = _short(self._surgery.model, self._calls)
+        return small, _short(self._surgery.model, self._calls)
 
     def _mask(self, counts: npt.NDArray[np.int64]) -> Mask:
         """Which channels they are makes no difference to the clock."""

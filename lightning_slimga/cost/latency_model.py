@@ -33,6 +33,14 @@ class LatencyModel:
         weights: of the constant, the modules and the layers, milliseconds at full size; >= 0.
         full_ms: measured milliseconds of the full network.
         error: median relative error on networks that were not fitted to.
+
+    Examples:
+        >>> from lightning_slimga.graph.cost import LinearSize, Polynomial, Term
+        >>> macs = Polynomial([Term("linear", 10, (LinearSize(0, ((0, 1),)),))], num_layers=1)
+        >>> weights = np.array([0.5, 1.5, 1.0])  # the call, the MACs, the channels
+        >>> model = LatencyModel(Cost(macs, macs), np.array([8]), weights, full_ms=3.0, error=0.0)
+        >>> model(np.array([[8], [4]])).tolist()
+        [3.0, 1.75]
     """
 
     def __init__(

@@ -31,12 +31,18 @@ def test_a_proper_budget_comes_back(budget: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("budget", "error", "message"),
     [
-        (0.5, TypeError, 'a mapping such as {"macs": 0.5}, but got float'),
-        (["macs"], TypeError, "a mapping .* but got list"),
+        (0.5, TypeError, 'a mapping such as {"macs": 0.5}, but got 0.5'),
+        (["macs"], TypeError, r"a mapping .* but got \['macs'\]"),
         ({}, ValueError, "at least one limit"),
-        ({"flops": 0.5}, ValueError, f"one of {', '.join(KNOWN_BUDGETS)}, but got 'flops'"),
-        ({"macs": "half"}, TypeError, r"`budget\['macs'\]` to be a number, but got str"),
-        ({"macs": True}, TypeError, r"`budget\['macs'\]` to be a number, but got bool"),
+        (
+            {"flops": 0.5},
+            ValueError,
+            f"limits of some of {', '.join(KNOWN_BUDGETS)}, but got 'flops'",
+        ),
+        ({"macs": "half"}, ValueError, r"`budget\['macs'\]` to be a fraction .* got 'half'"),
+        ({"macs": True}, ValueError, r"`budget\['macs'\]` to be a fraction .* got True"),
+        ({"latency_ms": 0}, ValueError, r"`budget\['latency_ms'\]` to be positive milli.* got 0"),
+        ({"latency_ms": "1"}, ValueError, "positive milliseconds, but got '1'"),
         ({"macs": 0}, ValueError, r"`budget\['macs'\]` to be a fraction in \(0, 1\] .* got 0"),
         ({"macs": -0.5}, ValueError, "but got -0.5"),
         ({"params": 1.5}, ValueError, r"a whole number above 1 \(absolute\), but got 1.5"),
