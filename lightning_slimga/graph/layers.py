@@ -71,6 +71,16 @@ class ChannelGraph:
         """Whether channels along a dimension of a tensor are those that it makes."""
         return dim == int(tensor in self.summed_rows)
 
+    def live(self, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Whether each label stays under a mask of shape (num_channels,).
+
+        Indexed by the labels of a dimension it tells which of its indices stay; what has no label
+        stays, too (``NOTHING`` is -1: the last entry).
+        """
+        stays = np.append(keep, True)
+        live: npt.NDArray[np.bool_] = stays[self.bit_of_label]
+        return live
+
     def bits_of(self, labels: LabelArray) -> Bits:
         """The bit of each label; ``NOTHING`` where it cannot go."""
         bits: Bits = self.bit_of_label[labels]  # NOTHING is -1: the last entry

@@ -16,7 +16,7 @@ from lightning_slimga.graph.exclusions import keep_matching, keep_unscaled
 from lightning_slimga.graph.layers import Layer, build_channel_graph
 from lightning_slimga.running.calls import calls_from_example
 from lightning_slimga.running.garbage import rare_collection
-from lightning_slimga.running.model_state import ModelState, kept_buffers
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.surgery.analysis import analyse
 from lightning_slimga.surgery.attention import why_whole
 from lightning_slimga.surgery.inspection import describe, inspect
@@ -91,13 +91,10 @@ class ChannelSurgery:
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
-        state = ModelState(model)
-        analysis = analyse(
-            model, self.calls, training, approximate=given["allow_approximate"], state=state
-        )
+        analysis = analyse(model, self.calls, training, approximate=given["allow_approximate"])
         keep_matching(analysis.trace, given["ignore"])
         self._proof = Proof(model, self.calls, training, analysis)
-        self._graph = self._proof.settle(state)
+        self._graph = self._proof.settle()
         if given["only_scaled"]:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)
@@ -230,20 +227,20 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         check_full_size(self.model, self._graph, self._slots)
-        trial = self._proof.trial(self._graph, mask, plan)
-        reference = trial.reference()
+        self._prove(mask, plan)
         with Transaction() as transaction:
-            plan.cut(self.model, transaction, optimizers, trial.pieces)
-            if not trial.agrees(reference):
-                transaction.roll_back()
-                self._prove(mask, plan)
-                plan.cut(self.model, transaction, optimizers)
+            plan.cut(self.model, transaction, optimizers)
         return plan
 
     def _prove(self, mask: Mask, plan: PruningPlan) -> None:
-        """Cut the model for a while, run it in both modes, and compare it with the masked one."""
+        """Cut the model for a while, run it, and compare it with the masked one.
+
+        What training alone writes into code has been seen by the analysis, which cuts every layer;
+        so the model runs in training mode only where it does other things than in evaluation.
+        """
+        modes = ("eval",) if self._analysis.trains_as_it_runs else ("eval", "train")
         try:
-            wrong = self._proof.wrong(self._graph, mask)
+            wrong = self._proof.wrong(self._graph, mask, modes)
         except Deviation as deviation:
             wrong = deviation.what
         if wrong is not None:

@@ -84,7 +84,7 @@ class PruningPlan:
                 return False
         return True
 
-    def pieces(self, model: nn.Module) -> dict[str, Tensor]:
+    def _pieces(self, model: nn.Module) -> dict[str, Tensor]:
         """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
         modules = modules_of(model)
         whole = {
@@ -103,7 +103,6 @@ class PruningPlan:
         model: nn.Module,
         transaction: Transaction,
         optimizers: list[torch.optim.Optimizer] | None = None,
-        pieces: Mapping[str, Tensor] | None = None,
         *,
         gradients: bool = True,
     ) -> None:
@@ -113,12 +112,11 @@ class PruningPlan:
             model: a model that :meth:`check` has passed.
             transaction: undoes all of it.
             optimizers: optimizers whose state is cut along.
-            pieces: the :meth:`pieces` of this model, where they have been made; it gets them.
             gradients: cut them along; otherwise small parameters have none.
         """
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
         modules = modules_of(model)
-        pieces = self.pieces(model) if pieces is None else pieces
+        pieces = self._pieces(model)
         with torch.inference_mode(False), torch.no_grad():
             for name, cut in self.tensors.items():
                 _put(modules, cut, pieces[name], transaction, replaced)
