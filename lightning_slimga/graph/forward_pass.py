@@ -45,6 +45,10 @@ class ForwardPass:
             labels = self._labels[tensor] = self.trace.labels_of_slot(slot.name)
         return labels
 
+    def held(self) -> list[Tensor]:
+        """Tensors of the pass that somebody still holds, the network's own left out."""
+        return [t for t in self._labels.alive() if self.trace.slot_of(t) is None]
+
     def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
         """Freeze labels as soon as something reads a tensor that depends on all of them."""
         self._unread[tensor] = [*(self._unread.pop(tensor) or ()), (labels, why)]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -21,9 +21,6 @@ from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.torch_settings import eager, exact_float32
 from lightning_slimga.surgery.attention import opened
-
-_PLAIN = {bool, int, float, str, type(None)}
-_CONTAINERS = {dict, OrderedDict, set, list, tuple}
 
 
 @dataclasses.dataclass
@@ -128,6 +125,10 @@ def _has_statistics(module: nn.Module) -> bool:
 def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass:
     """Run the network once under a tracer; ``trace`` learns from it.
 
+    What a call returns is an output, and so is everything else that is still held when the calls
+    are over, whatever holds it: an attribute of a module, a closure, a generator, an object of the
+    user's. No list of containers would know them all.
+
     Args:
         model: the network, in the state of :func:`running`.
         calls: how it is run.
@@ -136,28 +137,18 @@ def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass
     Returns:
         The pass, with its ops and costs.
     """
-    before = {id(value) for value in _held_by(trace.modules.values())}
     with Tracer(trace) as tracer:
         outputs = run_all(model, calls)
     seen = tracer.seen
+    named: set[int] = set()
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "
         for path, tensor in output_tensors(output):
+            named.add(id(tensor))
             trace.store.freeze_all(seen.lookup(tensor), f"{where}[{path}]")
-    for value in _held_by(trace.modules.values()):
-        if id(value) not in before:
-            trace.store.freeze_all(seen.lookup(value), "is kept as an attribute of a module")
+    if any(id(tensor) not in named for tensor in seen.held()):
+        gc.collect()  # objects that refer to each other are not gone before
+    for tensor in seen.held():
+        if id(tensor) not in named:
+            trace.store.freeze_all(seen.lookup(tensor), "is still held when the call is over")
     return seen
-
-
-def _held_by(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Tensors in plain attributes: what a forward has put there, others may read."""
-    for module in modules:
-        for value in module.__dict__.values():
-            if type(value) in _PLAIN or (type(value) in _CONTAINERS and not value):
-                continue
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, (list, tuple, dict)):
-                items = value.values() if isinstance(value, dict) else value
-                yield from (item for item in items if isinstance(item, Tensor))
