@@ -31,6 +31,10 @@ class Layer:
     tensors: tuple[tuple[str, int], ...]
     gamma: tuple[str, ...] | None
 
+    def __repr__(self) -> str:
+        gamma = f", γ {', '.join(self.gamma)}" if self.gamma else ""
+        return f"Layer({self.name!r}, {self.num_channels} channels{gamma})"
+
     @property
     def num_channels(self) -> int:
         """Channels of the full network."""

@@ -17,6 +17,13 @@ from lightning_slimga.graph.trace import CostTerm, SizeAttribute, tensors_in
 class Op:
     """One executed op, as its rule sees it.
 
+    Example:
+        >>> from lightning_slimga.graph import rule
+        >>> @rule("mylib::squared")
+        ... def squared(op: Op, x):
+        ...     "(…) -> the same: what is zero stays zero."
+        ...     return op.labels(x)
+
     Args:
         during: the pass that runs it.
         func: the ATen overload.

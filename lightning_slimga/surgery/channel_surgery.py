@@ -29,6 +29,7 @@ from lightning_slimga.surgery.proof.proof import Proof
 from lightning_slimga.surgery.scores import channel_effects, channel_scores
 from lightning_slimga.surgery.supported import check_model
 from lightning_slimga.surgery.transaction import Transaction
+from lightning_slimga.text import count
 
 
 class SurgeryError(RuntimeError):
@@ -62,6 +63,23 @@ class ChannelSurgery:
         frozen: ``(tensor, dimension, channels, reason)`` of what cannot go.
         cost: MACs and parameters as formulas over kept channels per layer.
         widths: ``min_channels`` and ``round_to``; masks that do not keep to them are refused.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> surgery = ChannelSurgery(model, torch.randn(1, 3, 16, 16))
+        >>> surgery
+        ChannelSurgery(Sequential, 8 removable channels in 1 layer, 83.8 k MACs)
+        >>> surgery.layers
+        (Layer('0', 8 channels),)
+        >>> keep = torch.arange(surgery.num_channels) % 2 == 0
+        >>> surgery.macs(keep), surgery.params(keep)
+        (41904, 260)
+        >>> surgery.apply(keep)
+        PruningPlan(channels 8 -> 4, MACs 83.8 k -> 41.9 k, parameters 516 -> 260)
+        >>> model[0].weight.shape
+        torch.Size([4, 3, 3, 3])
 
     Raises:
         TypeError: when ``example_inputs`` is missing, or ``model`` is of a kind whose sizes are
@@ -290,6 +308,14 @@ class ChannelSurgery:
     def report(self) -> dict[str, Any]:
         """Every layer, and for what cannot go the reason, as plain data."""
         return inspect(self)
+
+    def __repr__(self) -> str:
+        layers = f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)}"
+        macs = count(self.macs(np.ones(self.num_channels, dtype=bool)))
+        return (
+            f"ChannelSurgery({type(self.model).__name__}, {self.num_channels} removable channels in"
+            f" {layers}, {macs} MACs)"
+        )
 
     def __str__(self) -> str:
         return describe(self)

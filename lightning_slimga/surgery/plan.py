@@ -15,6 +15,7 @@ from lightning_slimga.surgery.attention import settle_attention
 from lightning_slimga.surgery.optimizer_state import check_optimizers, replace_in_optimizers
 from lightning_slimga.surgery.tensor_cut import TensorCut, on_device
 from lightning_slimga.surgery.transaction import Transaction
+from lightning_slimga.text import count
 
 _FORMAT = 1
 
@@ -30,11 +31,35 @@ class PruningPlan:
         attributes: ``(module name, attribute, old value, new value)``; ``normalized_shape.-1``
             is an entry of a tuple.
         summary: plain figures for people and reports (channels, MACs, parameters).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_slimga import ChannelSurgery
+        >>> def full_size():
+        ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> plan = ChannelSurgery(full_size(), torch.randn(1, 4)).plan(torch.arange(8) < 3)
+        >>> plan
+        PruningPlan(channels 8 -> 3, MACs 48 -> 18, parameters 58 -> 23)
+        >>> small = full_size()
+        >>> plan = PruningPlan.from_state_dict(plan.state_dict()).apply(small)
+        >>> small[0]
+        Linear(in_features=4, out_features=3, bias=True)
     """
 
     tensors: Mapping[str, TensorCut]
     attributes: tuple[tuple[str, str, int, int], ...] = ()
     summary: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        names = {"channels": "channels", "macs": "MACs", "params": "parameters"}
+        told = [
+            f"{word} {count(before)} -> {count(after)}"
+            for name, word in names.items()
+            for before, after in [self.summary.get(name, (0, 0))]
+            if name in self.summary
+        ]
+        return f"PruningPlan({', '.join(told) or f'{len(self.tensors)} tensors'})"
 
     def apply(
         self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
