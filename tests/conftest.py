@@ -5,12 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-
-from lightning_slimga.surgery.proof.sharing import Sharing
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,17 +40,3 @@ def _own_determinism() -> Iterator[None]:
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Trainer left to its defaults writes into the working directory."""
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def taken_over(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether a network could take over what another one has computed, each time it was asked."""
-    met: list[bool] = []
-    alike = Sharing.alike
-
-    def watched(self: Sharing, *args: Any) -> bool:
-        met.append(alike(self, *args))
-        return met[-1]
-
-    monkeypatch.setattr(Sharing, "alike", watched)
-    return met

@@ -32,7 +32,6 @@ FOUNDATIONS = {"graph", "search", "text", "running"}
 """These import nothing else of the package."""
 
 KNOWN: list[frozenset[str]] = [
-    frozenset({"graph.op", "graph.tracer"}),
     frozenset({"callbacks.prune.announcer", "callbacks.prune.run"}),
     frozenset({"surgery.channel_surgery", "surgery.inspection"}),
 ]

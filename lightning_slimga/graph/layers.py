@@ -31,6 +31,10 @@ class Layer:
     tensors: tuple[tuple[str, int], ...]
     gamma: tuple[str, ...] | None
 
+    def __repr__(self) -> str:
+        gamma = f", γ {', '.join(self.gamma)}" if self.gamma else ""
+        return f"Layer({self.name!r}, {self.num_channels} channels{gamma})"
+
     @property
     def num_channels(self) -> int:
         """Channels of the full network."""
@@ -70,6 +74,16 @@ class ChannelGraph:
     def writes(self, tensor: str, dim: int) -> bool:
         """Whether channels along a dimension of a tensor are those that it makes."""
         return dim == int(tensor in self.summed_rows)
+
+    def live(self, keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Whether each label stays under a mask of shape (num_channels,).
+
+        Indexed by the labels of a dimension it tells which of its indices stay; what has no label
+        stays, too (``NOTHING`` is -1: the last entry).
+        """
+        stays = np.append(keep, True)
+        live: npt.NDArray[np.bool_] = stays[self.bit_of_label]
+        return live
 
     def bits_of(self, labels: LabelArray) -> Bits:
         """The bit of each label; ``NOTHING`` where it cannot go."""

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
+from lightning_slimga.graph.forward_pass import ForwardPass
 from lightning_slimga.graph.labels import NOTHING, DimLabels, LabelArray, Labels
 from lightning_slimga.graph.trace import CostTerm, SizeAttribute, tensors_in
-
-if TYPE_CHECKING:
-    from lightning_slimga.graph.tracer import Tracer
 
 
 class Op:
     """One executed op, as its rule sees it.
+
+    Example:
+        >>> from lightning_slimga.graph import rule
+        >>> @rule("mylib::squared")
+        ... def squared(op: Op, x):
+        ...     "(…) -> the same: what is zero stays zero."
+        ...     return op.labels(x)
+
+    Args:
+        during: the pass that runs it.
+        func: the ATen overload.
+        arguments: its arguments in schema order, defaults filled in.
+        outputs: what it has returned, flat.
 
     Attributes:
         func: the ATen overload.
@@ -27,17 +38,23 @@ class Op:
         inputs: labels of each tensor argument, by its ``id``.
     """
 
-    def __init__(self, tracer: Tracer, func: Any, arguments: list[Any], outputs: list[Tensor]):
-        self._tracer = tracer
-        self.trace = tracer.trace
-        self.store = tracer.trace.store
+    def __init__(
+        self, during: ForwardPass, func: Any, arguments: list[Any], outputs: list[Tensor]
+    ) -> None:
+        self._pass = during
+        self.trace = during.trace
+        self.store = during.trace.store
         self.func = func
         self.name: str = func._schema.name
-        self.module = tracer.module_name
+        self.module = during.module
         self.arguments = arguments
         self.outputs = outputs
         self.tensors = tensors_in(arguments)
-        self.inputs = {id(t): tracer.lookup(t) for t in self.tensors}
+        self.inputs = {id(t): during.lookup(t) for t in self.tensors}
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(str(tuple(t.shape)) for t in self.tensors)
+        return f"<{self.where}: {shapes}>"
 
     @property
     def where(self) -> str:
@@ -76,7 +93,7 @@ class Op:
     def freeze_if_read(self, labels: DimLabels, why: str) -> None:
         """Never remove these channels if anything reads what the op returns."""
         for tensor in self.outputs:
-            self._tracer.freeze_if_read(tensor, labels, f"{why} ({self.where})")
+            self._pass.freeze_if_read(tensor, labels, f"{why} ({self.where})")
 
     def contract(self, a: DimLabels, b: DimLabels) -> None:
         """Tie two dimensions that are multiplied and summed over."""
@@ -135,7 +152,7 @@ class Op:
                 constant *= size[1]
             else:
                 factors.append(size[0])
-        self._tracer.costs.append(CostTerm(self.module, constant, tuple(factors)))
+        self._pass.costs.append(CostTerm(self.module, constant, tuple(factors)))
 
     def attribute(self, names: tuple[str, ...], labels: DimLabels, *near: Tensor | None) -> bool:
         """Say that an attribute counts the units of ``labels``; it is rewritten by surgery.

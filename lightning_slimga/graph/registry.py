@@ -9,13 +9,12 @@ Rule = Callable[..., Any]
 """``rule(op, *arguments in schema order) -> labels of the output(s)``; see :func:`rule`."""
 
 _RULES: dict[str, Rule] = {}
-_POOLING: set[str] = set()
 
 
-def rule(*names: str, pools: bool = False) -> Callable[[Rule], Rule]:
+def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register how labels flow through an op.
 
-    The decorated function receives an :class:`~lightning_slimga.graph.tracer.Op` and then every
+    The decorated function receives an :class:`~lightning_slimga.graph.Op` and then every
     argument of the op's schema, in order, defaults filled in. It returns the labels of the
     output tensor (a list with one entry per dimension, see ``graph/labels.py``), or a tuple
     of such lists where the op has several outputs; ``None`` stands for an output without labels.
@@ -23,9 +22,6 @@ def rule(*names: str, pools: bool = False) -> Callable[[Rule], Rule]:
 
     Args:
         *names: qualified op names, ``"aten::convolution"`` or ``"mylib::myop"`` (without overload).
-        pools: whether the op pools windows of the dimensions behind the channels: each channel
-            by itself, and of a constant it makes that constant times what it makes of ones.
-            A copy of what it returns is then quicker than computing it again.
 
     Raises:
         ValueError: when a name has a rule already.
@@ -41,22 +37,9 @@ def rule(*names: str, pools: bool = False) -> Callable[[Rule], Rule]:
             if name in _RULES:
                 raise ValueError(f"op {name} has a rule already: {_RULES[name].__qualname__}")
             _RULES[name] = function
-        if pools:
-            _POOLING.update(names)
         return function
 
     return register
-
-
-def unregister(name: str) -> None:
-    """Remove a rule, so that the op freezes what it meets (for tests and experiments)."""
-    del _RULES[name]
-    _POOLING.discard(name)
-
-
-def pools(name: str) -> bool:
-    """Whether an op pools, by the word of its rule."""
-    return name in _POOLING
 
 
 def find_rule(name: str) -> Rule | None:

@@ -13,13 +13,11 @@ class Signature(NamedTuple):
         names: their names, in schema order.
         defaults: their defaults; None where there is none.
         written: positions of those that the op writes into.
-        views: whether what it returns may be a view of one of the others.
     """
 
     names: tuple[str, ...]
     defaults: tuple[Any, ...]
     written: tuple[int, ...]
-    views: bool
 
     @classmethod
     @cache
@@ -31,14 +29,9 @@ class Signature(NamedTuple):
             tuple(argument.name for argument in arguments),
             tuple(argument.default_value for argument in arguments),
             tuple(i for i, info in enumerate(infos) if info is not None and info.is_write),
-            any(info is not None and not info.is_write for info in infos),
         )
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """All arguments in schema order, defaults filled in."""
         rest = zip(self.names[len(args) :], self.defaults[len(args) :], strict=True)
         return [*args, *(kwargs.get(name, default) for name, default in rest)]
-
-    def written_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """The arguments that the op writes into."""
-        return [args[i] if i < len(args) else kwargs.get(self.names[i]) for i in self.written]

@@ -27,6 +27,11 @@ class TensorMap(Generic[T]):
         entry = self._entries.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else None
 
+    def alive(self) -> list[Tensor]:
+        """The tensors with a value that somebody still holds."""
+        tensors = (reference() for reference, _ in self._entries.values())
+        return [tensor for tensor in tensors if tensor is not None]
+
     def pop(self, tensor: Tensor) -> T | None:
         """The value of a tensor, if it has one; it has none afterwards."""
         entry = self._entries.pop(id(tensor), None) if self._entries else None

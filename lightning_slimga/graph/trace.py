@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,10 +85,6 @@ class Trace:
         return self.slot_labels[name]
 
 
-Place = tuple[str, int, str]
-"""Where an op runs: the module, the position within its call, the name of the op."""
-
-
 @dataclass
 class OpRecord:
     """One op of a recorded pass: enough to predict every shape of the shrunk pass.
@@ -103,8 +98,6 @@ class OpRecord:
         outputs: labels of its results.
         shapes: shapes of its results, full size.
         reads_floats: whether any of its arguments is a floating-point tensor.
-        arguments: what it was given, :func:`described`.
-        lasting: whether its rule has done all there is to do once the op has run.
     """
 
     name: str
@@ -114,25 +107,15 @@ class OpRecord:
     outputs: tuple[Labels, ...]
     shapes: tuple[tuple[int, ...], ...]
     reads_floats: bool
-    arguments: Any = None
-    lasting: bool = False
 
-    @property
-    def place(self) -> Place:
-        """Where it ran."""
-        return self.module, self.line[-1], self.name
+    def __repr__(self) -> str:
+        shapes = ", ".join(map(str, self.shapes))
+        return f"<{self.name.replace('::', '.')} in {self.module or 'the model'} -> {shapes}>"
 
     def is_like(self, other: OpRecord) -> bool:
         """Whether the same line of code made tensors of the same shapes by the same op."""
         mine, others = (self.name, self.line, self.shapes), (other.name, other.line, other.shapes)
         return mine == others
-
-    def repeats(self, inputs: tuple[Labels, ...], arguments: Any) -> bool:
-        """Whether the op runs once more, on the same labels and with the same arguments."""
-        if arguments != self.arguments or len(inputs) != len(self.inputs):
-            return False
-        pairs = zip(self.inputs, inputs, strict=True)
-        return all(len(a) == len(b) and all(map(operator.is_, a, b)) for a, b in pairs)
 
     @property
     def dims(self) -> list[DimLabels]:
@@ -158,32 +141,3 @@ def tensors_in(value: Any) -> list[Tensor]:
 def _of_numbers(items: Sequence[Any]) -> bool:
     """Whether a list holds sizes, strides and the like: lists of ops are of one kind."""
     return bool(items) and type(items[0]) in (int, float, bool)
-
-
-_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
-
-
-def described(value: Any) -> Any:
-    """Arguments of an op as plain data that can be compared: tensors by shape, strides and dtype.
-
-    Args:
-        value: an argument, or a list or tuple of them.
-
-    Returns:
-        Nested tuples; what is neither tensor nor plain equals nothing.
-    """
-    if isinstance(value, Tensor):
-        return tuple(value.shape), _strides(value), value.dtype
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_described_item, value))
-    return value if isinstance(value, _PLAIN) else object()
-
-
-def _described_item(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and _of_numbers(value):
-        return tuple(value)
-    return described(value)
-
-
-def _strides(tensor: Tensor) -> tuple[int, ...]:
-    return tensor.stride() if tensor.layout is torch.strided else ()

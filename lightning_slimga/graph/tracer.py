@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lightning_slimga.graph.labels import DimLabels, Labels
+from lightning_slimga.graph.forward_pass import ForwardPass
+from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
-from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.signature import Signature
-from lightning_slimga.graph.tensor_map import TensorMap
-from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace, described, tensors_in
+from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
 
 _TWICE = r"Using `torch.compile\(module\)` when there are global hooks"
 
@@ -26,24 +24,17 @@ class Tracer(TorchDispatchMode):
 
     Args:
         trace: what is known so far; grows.
-        replay: runs the ops; holds what another pass has computed, if this is the second.
-        earlier: ops of another pass; where the same one runs again its rule has nothing to add.
+
+    Attributes:
+        seen: the labels, costs and ops of this pass.
     """
 
-    def __init__(
-        self, trace: Trace, replay: Replay | None = None, earlier: Sequence[OpRecord] = ()
-    ) -> None:
+    def __init__(self, trace: Trace) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
-        self._earlier = {record.place: record for record in earlier if record.lasting}
-        self._replay = replay or Replay(room=0)
-        self.costs: list[CostTerm] = []
-        self.records: list[OpRecord] = []
-        self.module_name = ""
+        self.seen = ForwardPass(trace)
         self._position = 0
         self._stack: list[tuple[str, int]] = []
-        self._labels: TensorMap[Labels] = TensorMap()
-        self._unread: TensorMap[list[tuple[DimLabels, str]]] = TensorMap()
         self._codes: dict[str, tuple[str, str]] = {}
         self._names = {id(module): name for name, module in trace.modules.items()}
         self._handles: list[Any] = []
@@ -67,12 +58,12 @@ class Tracer(TorchDispatchMode):
         self._warnings.__exit__(*exception)
 
     def _enter_module(self, module: nn.Module, _: Any) -> None:
-        self._stack.append((self.module_name, self._position))
-        self.module_name = self._names.get(id(module), self.module_name)
+        self._stack.append((self.seen.module, self._position))
+        self.seen.module = self._names.get(id(module), self.seen.module)
         self._position = 0
 
     def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
-        self.module_name, self._position = self._stack.pop()
+        self.seen.module, self._position = self._stack.pop()
 
     def _code_of(self, module: str) -> tuple[str, str]:
         """The user's class that runs a module, and the module's name in it.
@@ -90,23 +81,6 @@ class Tracer(TorchDispatchMode):
                     break
         return self._codes[module]
 
-    def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
-        """Freeze labels as soon as something reads a tensor that depends on all of them."""
-        self._unread[tensor] = [*(self._unread.pop(tensor) or ()), (labels, why)]
-
-    def lookup(self, tensor: Tensor) -> Labels:
-        """Labels of any tensor of the pass, which is read here."""
-        for dim, why in self._unread.pop(tensor) or ():
-            self.trace.store.freeze(dim, why)
-        labels = self._labels.get(tensor)
-        if labels is None:
-            slot = self.trace.slot_of(tensor)
-            if slot is None:
-                return [None] * tensor.dim()
-            labels = self.trace.labels_of_slot(slot.name)
-            self._labels[tensor] = labels
-        return labels
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -115,24 +89,23 @@ class Tracer(TorchDispatchMode):
         if torch.Tag.inplace_view in func.tags:
             arguments[0] = self._as_it_is(arguments[0])
         self._position += 1
-        place = self.module_name, self._position, func._schema.name
-        described_before = described(arguments)
-        out = self._replay.run(place, func, args, kwargs)
-        self._propagate(Op(self, func, arguments, tensors_in(out)), described_before)
+        out = func(*args, **kwargs)
+        self._propagate(Op(self.seen, func, arguments, tensors_in(out)))
         return out
 
     def _as_it_is(self, tensor: Tensor) -> Tensor:
         """An alias that keeps the present shape and labels when an op gives ``tensor`` others."""
         alias = tensor.detach()
-        self._labels[alias] = self.lookup(tensor)
+        self.seen.label(alias, self.seen.lookup(tensor))
         return alias
 
-    def _propagate(self, op: Op, arguments: Any) -> None:
+    def _propagate(self, op: Op) -> None:
         inputs = tuple(op.inputs[id(t)] for t in op.tensors)
-        record = self._earlier.get((op.module, self._position, op.name))
-        if record is None or not record.repeats(inputs, arguments):
-            outputs = tuple(self._apply_rule(op, list(inputs)))
-            record = OpRecord(
+        outputs = tuple(self._apply_rule(op, list(inputs)))
+        for tensor, labels in zip(op.outputs, outputs, strict=True):
+            self.seen.label(tensor, labels)
+        self.seen.records.append(
+            OpRecord(
                 op.name,
                 op.module,
                 (*self._code_of(op.module), self._position),
@@ -140,12 +113,8 @@ class Tracer(TorchDispatchMode):
                 outputs,
                 tuple(tuple(t.shape) for t in op.outputs),
                 any(t.is_floating_point() for t in op.tensors),
-                arguments,
-                not any(self._unread.get(t) for t in op.outputs),
             )
-        for tensor, labels in zip(op.outputs, record.outputs, strict=True):
-            self._labels[tensor] = labels
-        self.records.append(record)
+        )
 
     def _apply_rule(self, op: Op, inputs: list[Labels]) -> list[Labels]:
         rule = find_rule(op.name)

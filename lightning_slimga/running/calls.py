@@ -14,6 +14,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.torch_settings import eager
 
+FEW_SAMPLES = 2
+"""Enough to run any batch statistics, few enough to make an analysis cheap."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -103,7 +106,7 @@ def narrowed(call: Call, samples: int) -> tuple[Call, int]:
 
 
 def examples_of(
-    model: nn.Module, calls: Sequence[Call], samples: int = 2, *, training: bool
+    model: nn.Module, calls: Sequence[Call], samples: int, *, training: bool
 ) -> tuple[list[Call], int]:
     """One call of each kind, on few samples if the network runs on few.
 
@@ -112,7 +115,7 @@ def examples_of(
     Args:
         model: the network; left as it was.
         calls: recorded calls on whole batches.
-        samples: how many samples are enough; 2 run any batch statistics, and are cheap to analyse.
+        samples: how many samples are enough.
         training: whether the calls are made in training mode.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,39 +15,6 @@ _DEPTH, _MANY = 3, 2**12  # containers in containers, as long as it is no data s
 _PLAIN = {bool, int, float, str, tuple, type(None)}
 # Of these a GPU says whether they differ without being waited for.
 _COMPARABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool}
-
-
-class ModelState:
-    """What running a module may change, as it is now; to be come back to any number of times.
-
-    Args:
-        model: the module whose state is kept.
-        device: where the model lives, for its random number generator; ``None`` looks at the
-            first parameter.
-
-    Attributes:
-        modules: all of its modules.
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device | None = None) -> None:
-        self.modules = list(model.modules())
-        if device is None:
-            device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._devices = [device] if device.type == "cuda" else []
-        self._snapshots = [_Snapshot(module) for module in self.modules]
-
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Restore the state on exit, as :func:`preserved` does."""
-        _leave_process_groups(self.modules)
-        with torch.random.fork_rng(devices=self._devices):
-            try:
-                yield
-            finally:
-                for snapshot in self._snapshots:
-                    snapshot.restore()
-                with torch.no_grad():
-                    _restore([pair for s in self._snapshots for pair in s.tensors])
 
 
 @contextmanager
@@ -68,8 +35,19 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         device: where the model lives, for its random number generator; ``None`` looks at the
             first parameter.
     """
-    with ModelState(model, device).kept():
-        yield
+    modules = list(model.modules())
+    if device is None:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    snapshots = [_Snapshot(module) for module in modules]
+    _leave_process_groups(modules)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for snapshot in snapshots:
+                snapshot.restore()
+            with torch.no_grad():
+                _restore([pair for snapshot in snapshots for pair in snapshot.tensors])
 
 
 @contextmanager
@@ -87,7 +65,8 @@ def kept_buffers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for registry, entries in zip(registries, before, strict=True):
-            _refill(registry, entries)
+            registry.clear()
+            registry.update(entries)
         with torch.no_grad():
             _restore(content)
 
@@ -128,8 +107,7 @@ class _Snapshot:
         self.module = module
         self.attributes = dict(module.__dict__)
         tensors = [buffer for buffer in self.attributes["_buffers"].values() if buffer is not None]
-        self.empty: list[Any] = []
-        self.containers: list[tuple[Any, Any]] = []
+        self.containers: list[tuple[Any, list[Any]]] = []
         for value in self.attributes.values():
             if type(value) in _PLAIN:
                 continue
@@ -142,34 +120,54 @@ class _Snapshot:
         self.gradients = [(p, p.grad) for p in parameters if p is not None]
 
     def _keep(self, container: Any, depth: int = _DEPTH) -> None:
-        if not container:  # as most are: hooks that nobody has registered
-            self.empty.append(container)
-            return
-        self.containers.append((container, container.copy()))
-        if depth and len(container) < _MANY:
-            for item in container.values() if isinstance(container, dict) else container:
-                if isinstance(item, _CONTAINERS):
-                    self._keep(item, depth - 1)
+        items = _items(container)
+        self.containers.append((container, items))
+        if depth and len(items) < _MANY:
+            for item in items:
+                held = item[1] if isinstance(container, dict) else item
+                if isinstance(held, _CONTAINERS):
+                    self._keep(held, depth - 1)
 
     def restore(self) -> None:
         self.module.__dict__.clear()
         self.module.__dict__.update(self.attributes)
         for container, items in self.containers:
-            _refill(container, items)
-        for container in self.empty:
-            if container:
-                container.clear()
+            if not _holds(container, items):
+                _refill(container, items)
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
 
 
-def _refill(container: Any, content: Any) -> None:
-    """Give ``container`` back its former content, keeping its identity."""
-    container.clear()
-    if isinstance(container, (list, deque)):
-        container.extend(content)
+def _kind(container: Any) -> Any:
+    """The built-in type whose methods are asked: those of a user's subclass may refuse, or act."""
+    kinds = (OrderedDict, *_CONTAINERS)
+    return next(kind for kind in kinds if isinstance(container, kind))
+
+
+def _items(container: Any) -> list[Any]:
+    kind = _kind(container)
+    return list(kind.items(container) if isinstance(container, dict) else kind.__iter__(container))
+
+
+def _holds(container: Any, items: list[Any]) -> bool:
+    """Whether a container still holds these objects, in this order."""
+    now = _items(container)
+    if len(now) != len(items):
+        return False
+    if isinstance(container, dict):
+        return all(a is c and b is d for (a, b), (c, d) in zip(now, items, strict=True))
+    return all(a is b for a, b in zip(now, items, strict=True))
+
+
+def _refill(container: Any, items: list[Any]) -> None:
+    """Give a container back its former content, keeping its identity."""
+    kind = _kind(container)
+    kind.clear(container)
+    if isinstance(container, dict):
+        for key, value in items:
+            kind.__setitem__(container, key, value)
     else:
-        container.update(content)
+        (kind.update if kind is set else kind.extend)(container, items)
 
 
 def _restore(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

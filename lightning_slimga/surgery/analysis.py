@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
+from lightning_slimga.graph.forward_pass import ForwardPass
 from lightning_slimga.graph.labels import LabelStore
-from lightning_slimga.graph.replay import Replay
 from lightning_slimga.graph.tensors import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.running.calls import Call, run_all
-from lightning_slimga.running.model_state import ModelState
+from lightning_slimga.running.model_state import preserved
+from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.recalibration import has_statistics
 from lightning_slimga.running.torch_settings import eager, exact_float32
 from lightning_slimga.surgery.attention import opened
-
-_MAX_DEPTH = 8
-_PLAIN = {bool, int, float, str, type(None)}
-_CONTAINERS = {dict, OrderedDict, set, list, tuple}
-_TRAIN = {"train", "children", "named_children"}
-"""What ``nn.Module.train`` goes by."""
-_FLAG = {"training", "__setattr__"}
-"""What it sets, and how."""
 
 
 @dataclasses.dataclass
@@ -61,7 +53,6 @@ def analyse(
     training_calls: Sequence[Call],
     *,
     approximate: bool = False,
-    state: ModelState | None = None,
 ) -> Analysis:
     """Trace ``model``; it is left exactly as it was.
 
@@ -70,35 +61,25 @@ def analyse(
         calls: how it is run in evaluation mode.
         training_calls: how it is run in training mode.
         approximate: let channels under statistics across channels (LayerNorm) go as well.
-        state: the state of the network, if the caller has taken it.
 
     Returns:
         The analysis.
     """
-    state = state or ModelState(model)
     trace = Trace(LabelStore(), find_slots(model), modules_of(model), approximate=approximate)
-    analysis, replay = Analysis(trace), Replay()
-    with running(model, state):
-        evaluation = traced(model, calls, trace, replay)
+    analysis = Analysis(trace)
+    with running(model):
+        evaluation = traced(model, calls, trace)
     analysis.costs, analysis.records["eval"] = evaluation.costs, evaluation.records
-    replay.second = True
     try:
-        with running(model, state, training=True):
-            training = traced(model, training_calls, trace, replay, evaluation.records)
-        analysis.records["train"] = training.records
+        with running(model, training=True):
+            analysis.records["train"] = traced(model, training_calls, trace).records
     except Exception as error:  # e.g. targets missing: only evaluation is known to work
         analysis.training_error = f"{type(error).__name__}: {error}"
     return analysis
 
 
 @contextmanager
-def running(
-    model: nn.Module,
-    state: ModelState | None = None,
-    *,
-    training: bool = False,
-    as_it_is: bool = False,
-) -> Iterator[None]:
+def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
     No gradients, no rounded float32, no fused transformer path and no compiled code (both hide
@@ -108,16 +89,14 @@ def running(
 
     Args:
         model: the network.
-        state: its state now, if the caller has taken it.
         training: run it in training mode.
         as_it_is: leave torch's attention as it is.
     """
-    state = state or ModelState(model)
+    modules = list(model.modules())
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    modules = state.modules
     form = nullcontext() if as_it_is else opened(modules)
     with (
-        state.kept(),
+        preserved(model),
         torch.inference_mode(False),
         torch.no_grad(),
         exact_float32(),
@@ -125,7 +104,7 @@ def running(
         form,
     ):
         torch.backends.mha.set_fastpath_enabled(False)
-        _set_mode(model, modules, training)
+        model.train(training)
         for module in modules:
             if has_statistics(module):
                 module.training = False
@@ -135,81 +114,33 @@ def running(
             torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _set_mode(model: nn.Module, modules: Sequence[nn.Module], training: bool) -> None:
-    """``model.train(training)``, quickly where every module does that as ``nn.Module`` does."""
-    instances = any(_TRAIN & module.__dict__.keys() for module in modules)
-    if instances or not all(map(_trains_plainly, set(map(type, modules)))):
-        model.train(training)
-        return
-    for module in modules:
-        module.__dict__["training"] = training
-
-
-def _trains_plainly(kind: type[nn.Module]) -> bool:
-    names = _TRAIN | _FLAG
-    return all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in names)
-
-
-def traced(
-    model: nn.Module,
-    calls: Sequence[Call],
-    trace: Trace,
-    replay: Replay | None = None,
-    earlier: Sequence[OpRecord] = (),
-) -> Tracer:
+def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass:
     """Run the network once under a tracer; ``trace`` learns from it.
+
+    What a call returns is an output, and so is everything else that is still held when the calls
+    are over, whatever holds it: an attribute of a module, a closure, a generator, an object of the
+    user's. No list of containers would know them all.
 
     Args:
         model: the network, in the state of :func:`running`.
         calls: how it is run.
         trace: what is known so far; what reaches an output is frozen in it.
-        replay: runs the ops; holds what another pass has computed, if this is the second.
-        earlier: ops of another pass, whose labels serve where the same ops run.
 
     Returns:
-        The tracer, with the ops and costs of this pass.
+        The pass, with its ops and costs.
     """
-    tracer = Tracer(trace, replay, earlier)
-    before = {id(value) for value in _held_by(trace.modules.values())}
-    with tracer:
+    with Tracer(trace) as tracer:
         outputs = run_all(model, calls)
+    seen = tracer.seen
+    named: set[int] = set()
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "
         for path, tensor in output_tensors(output):
-            trace.store.freeze_all(tracer.lookup(tensor), f"{where}[{path}]")
-    for value in _held_by(trace.modules.values()):
-        if id(value) not in before:
-            trace.store.freeze_all(tracer.lookup(value), "is kept as an attribute of a module")
-    return tracer
-
-
-def _held_by(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
-    """Tensors in plain attributes: what a forward has put there, others may read."""
-    for module in modules:
-        for value in module.__dict__.values():
-            if type(value) in _PLAIN or (type(value) in _CONTAINERS and not value):
-                continue
-            if isinstance(value, Tensor):
-                yield value
-            elif isinstance(value, (list, tuple, dict)):
-                items = value.values() if isinstance(value, dict) else value
-                yield from (item for item in items if isinstance(item, Tensor))
-
-
-def output_tensors(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a model's output with its place: containers, dataclasses, plain objects."""
-    if isinstance(value, Tensor):
-        yield path or "0", value
-        return
-    if depth > _MAX_DEPTH or isinstance(value, (str, bytes, int, float, type, nn.Module)):
-        return
-    if isinstance(value, dict):
-        items = list(value.items())
-    elif isinstance(value, (list, tuple, set)):
-        items = list(enumerate(value))
-    elif hasattr(value, "__dict__"):
-        items = list(vars(value).items())
-    else:
-        return
-    for key, item in items:
-        yield from output_tensors(item, f"{path}.{key}" if path else str(key), depth + 1)
+            named.add(id(tensor))
+            trace.store.freeze_all(seen.lookup(tensor), f"{where}[{path}]")
+    if any(id(tensor) not in named for tensor in seen.held()):
+        gc.collect()  # objects that refer to each other are not gone before
+    for tensor in seen.held():
+        if id(tensor) not in named:
+            trace.store.freeze_all(seen.lookup(tensor), "is still held when the call is over")
+    return seen

@@ -17,7 +17,7 @@ from lightning_slimga.graph.labels import NOTHING
 from lightning_slimga.graph.layers import Layer, build_channel_graph
 from lightning_slimga.running.calls import calls_from_example
 from lightning_slimga.running.garbage import rare_collection
-from lightning_slimga.running.model_state import ModelState, kept_buffers
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.surgery.analysis import analyse
 from lightning_slimga.surgery.attention import why_whole
 from lightning_slimga.surgery.inspection import describe, inspect
@@ -30,6 +30,7 @@ from lightning_slimga.surgery.proof.proof import Proof
 from lightning_slimga.surgery.scores import channel_effects, channel_scores
 from lightning_slimga.surgery.supported import check_model
 from lightning_slimga.surgery.transaction import Transaction
+from lightning_slimga.text import count
 
 
 class SurgeryError(RuntimeError):
@@ -64,6 +65,23 @@ class ChannelSurgery:
         cost: MACs and parameters as formulas over kept channels per layer.
         widths: ``min_channels`` and ``round_to``; masks that do not keep to them are refused.
 
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> surgery = ChannelSurgery(model, torch.randn(1, 3, 16, 16))
+        >>> surgery
+        ChannelSurgery(Sequential, 8 removable channels in 1 layer, 83.8 k MACs)
+        >>> surgery.layers
+        (Layer('0', 8 channels),)
+        >>> keep = torch.arange(surgery.num_channels) % 2 == 0
+        >>> surgery.macs(keep), surgery.params(keep)
+        (41904, 260)
+        >>> surgery.apply(keep)
+        PruningPlan(channels 8 -> 4, MACs 83.8 k -> 41.9 k, parameters 516 -> 260)
+        >>> model[0].weight.shape
+        torch.Size([4, 3, 3, 3])
+
     Raises:
         TypeError: when ``example_inputs`` is missing, or ``model`` is of a kind whose sizes are
             fixed elsewhere (TorchScript, torch.export, a distributed wrapper).
@@ -92,13 +110,10 @@ class ChannelSurgery:
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
-        state = ModelState(model)
-        analysis = analyse(
-            model, self.calls, training, approximate=given["allow_approximate"], state=state
-        )
+        analysis = analyse(model, self.calls, training, approximate=given["allow_approximate"])
         keep_matching(analysis.trace, given["ignore"])
         self._proof = Proof(model, self.calls, training, analysis)
-        self._graph = self._proof.settle(state)
+        self._graph = self._proof.settle()
         if given["only_scaled"]:
             keep_unscaled(analysis.trace, self._graph)
             self._graph = build_channel_graph(analysis.trace, analysis.costs)
@@ -254,20 +269,20 @@ class ChannelSurgery:
         optimizers = check_optimizers(optimizers)
         plan = self.plan(mask)
         check_full_size(self.model, self._graph, self._slots)
-        trial = self._proof.trial(self._graph, mask, plan)
-        reference = trial.reference()
+        self._prove(mask, plan)
         with Transaction() as transaction:
-            plan.cut(self.model, transaction, optimizers, trial.pieces)
-            if not trial.agrees(reference):
-                transaction.roll_back()
-                self._prove(mask, plan)
-                plan.cut(self.model, transaction, optimizers)
+            plan.cut(self.model, transaction, optimizers)
         return plan
 
     def _prove(self, mask: Mask, plan: PruningPlan) -> None:
-        """Cut the model for a while, run it in both modes, and compare it with the masked one."""
+        """Cut the model for a while, run it, and compare it with the masked one.
+
+        What training alone writes into code has been seen by the analysis, which cuts every layer;
+        so the model runs in training mode only where it does other things than in evaluation.
+        """
+        modes = ("eval",) if self._analysis.trains_as_it_runs else ("eval", "train")
         try:
-            wrong = self._proof.wrong(self._graph, mask)
+            wrong = self._proof.wrong(self._graph, mask, modes)
         except Deviation as deviation:
             wrong = deviation.what
         if wrong is not None:
@@ -317,6 +332,14 @@ class ChannelSurgery:
     def report(self) -> dict[str, Any]:
         """Every layer, and for what cannot go the reason, as plain data."""
         return inspect(self)
+
+    def __repr__(self) -> str:
+        layers = f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)}"
+        macs = count(self.macs(np.ones(self.num_channels, dtype=bool)))
+        return (
+            f"ChannelSurgery({type(self.model).__name__}, {self.num_channels} removable channels in"
+            f" {layers}, {macs} MACs)"
+        )
 
     def __str__(self) -> str:
         return describe(self)

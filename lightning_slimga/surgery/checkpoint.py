@@ -111,6 +111,11 @@ class PrunableMixin:
 
     To be named before the Lightning class: ``class Net(PrunableMixin, L.LightningModule)``.
     Full-size checkpoints load as ever.
+
+    Example:
+        >>> import lightning as L
+        >>> class Net(PrunableMixin, L.LightningModule):
+        ...     "As before; `Net.load_from_checkpoint` takes pruned checkpoints, too."
     """
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -97,9 +97,7 @@ def masked(
 
 
 @contextmanager
-def swapped_in(
-    plan: PruningPlan, model: nn.Module, pieces: Mapping[str, torch.Tensor] | None = None
-) -> Iterator[None]:
+def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
     """Cut ``model`` for the duration of the block; the same tensor objects come back.
 
     Meanwhile small parameters have no gradients, which nobody asks for.
@@ -107,10 +105,9 @@ def swapped_in(
     Args:
         plan: what is kept.
         model: the full-size model.
-        pieces: the plan's pieces of this model, where they have been made.
     """
     with Transaction() as transaction:
-        plan.cut(model, transaction, pieces=pieces, gradients=False)
+        plan.cut(model, transaction, gradients=False)
         try:
             yield
         finally:

@@ -15,6 +15,7 @@ from lightning_slimga.surgery.attention import settle_attention
 from lightning_slimga.surgery.optimizer_state import check_optimizers, replace_in_optimizers
 from lightning_slimga.surgery.tensor_cut import TensorCut, on_device
 from lightning_slimga.surgery.transaction import Transaction
+from lightning_slimga.text import count
 
 _FORMAT = 1
 
@@ -30,11 +31,35 @@ class PruningPlan:
         attributes: ``(module name, attribute, old value, new value)``; ``normalized_shape.-1``
             is an entry of a tuple.
         summary: plain figures for people and reports (channels, MACs, parameters).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lightning_slimga import ChannelSurgery
+        >>> def full_size():
+        ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> plan = ChannelSurgery(full_size(), torch.randn(1, 4)).plan(torch.arange(8) < 3)
+        >>> plan
+        PruningPlan(channels 8 -> 3, MACs 48 -> 18, parameters 58 -> 23)
+        >>> small = full_size()
+        >>> plan = PruningPlan.from_state_dict(plan.state_dict()).apply(small)
+        >>> small[0]
+        Linear(in_features=4, out_features=3, bias=True)
     """
 
     tensors: Mapping[str, TensorCut]
     attributes: tuple[tuple[str, str, int, int], ...] = ()
     summary: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        names = {"channels": "channels", "macs": "MACs", "params": "parameters"}
+        told = [
+            f"{word} {count(before)} -> {count(after)}"
+            for name, word in names.items()
+            for before, after in [self.summary.get(name, (0, 0))]
+            if name in self.summary
+        ]
+        return f"PruningPlan({', '.join(told) or f'{len(self.tensors)} tensors'})"
 
     def apply(
         self, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
@@ -84,7 +109,7 @@ class PruningPlan:
                 return False
         return True
 
-    def pieces(self, model: nn.Module) -> dict[str, Tensor]:
+    def _pieces(self, model: nn.Module) -> dict[str, Tensor]:
         """What is kept of each tensor of a full-size model, by name: copies, without gradients."""
         modules = modules_of(model)
         whole = {
@@ -103,7 +128,6 @@ class PruningPlan:
         model: nn.Module,
         transaction: Transaction,
         optimizers: list[torch.optim.Optimizer] | None = None,
-        pieces: Mapping[str, Tensor] | None = None,
         *,
         gradients: bool = True,
     ) -> None:
@@ -113,12 +137,11 @@ class PruningPlan:
             model: a model that :meth:`check` has passed.
             transaction: undoes all of it.
             optimizers: optimizers whose state is cut along.
-            pieces: the :meth:`pieces` of this model, where they have been made; it gets them.
             gradients: cut them along; otherwise small parameters have none.
         """
         replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
         modules = modules_of(model)
-        pieces = self.pieces(model) if pieces is None else pieces
+        pieces = self._pieces(model)
         with torch.inference_mode(False), torch.no_grad():
             for name, cut in self.tensors.items():
                 _put(modules, cut, pieces[name], transaction, replaced)

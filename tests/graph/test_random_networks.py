@@ -7,7 +7,6 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.networks.checks import everything_replayed
 from tests.networks.random_networks import Sample, build, check
 from tests.networks.steps import SeededChoices
 
@@ -37,8 +36,7 @@ def networks(draw: Any) -> Sample:
 )
 @given(networks())
 def test_the_engine_is_exact_on_random_networks(sample: Sample) -> None:
-    with everything_replayed():  # as it is for networks of a usual size
-        check(sample)
+    check(sample)
 
 
 def test_and_does_not_freeze_everything() -> None:

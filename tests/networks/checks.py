@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_slimga.graph import replay
-from lightning_slimga.graph.registry import pools
-from lightning_slimga.surgery.channel_surgery import ChannelSurgery
+from lightning_slimga import ChannelSurgery
 
 RELATIVE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -49,17 +46,6 @@ def random_mask(
     return torch.from_numpy(keep)
 
 
-@contextmanager
-def everything_replayed() -> Iterator[None]:
-    """Let a second pass take over what the first has computed, however small the network."""
-    heavy = replay._HEAVY
-    replay._HEAVY = 0
-    try:
-        yield
-    finally:
-        replay._HEAVY = heavy
-
-
 class Ops(TorchDispatchMode):
     """Remembers the ops that run: overload, arguments and result."""
 
@@ -76,11 +62,6 @@ class Ops(TorchDispatchMode):
     def names(self) -> list[str]:
         """Their names, without overloads."""
         return [func._schema.name for func, *_ in self.ran]
-
-    @property
-    def pooling(self) -> list[tuple[Any, Any, Any]]:
-        """Those that pool."""
-        return [op for op in self.ran if pools(op[0]._schema.name)]
 
 
 def run(model: nn.Module, example: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_slimga.running import model_state as module
-from lightning_slimga.running.model_state import ModelState, preserved
+from lightning_slimga.running.model_state import preserved
 from tests.networks.checks import assert_same, snapshot
 
 
@@ -122,15 +122,33 @@ def test_gradients_keep_their_identity() -> None:
     assert model.weight.grad is kept
 
 
-def test_one_snapshot_serves_several_passes() -> None:
-    model = Busy().train()
-    before = snapshot(model)
-    state = ModelState(model)
-    drawn = []
-    for _ in range(3):
-        with state.kept():
-            drawn.append(model(torch.randn(5, 4)))
-            assert model.calls == 1
-        assert_same(snapshot(model), before)
-        assert model.training
-    assert all(map(torch.equal, drawn, drawn[1:]))  # every pass begins with the same numbers
+class _Frozen(dict[str, int]):
+    """A configuration that can be read, and nothing else."""
+
+    def _refuse(self, *_: object, **__: object) -> None:
+        raise TypeError("read-only")
+
+    __setitem__ = __delitem__ = update = clear = pop = popitem = setdefault = copy = _refuse  # type: ignore[assignment]
+
+
+class _Fixed(list[int]):
+    def _refuse(self, *_: object) -> None:
+        raise TypeError("read-only")
+
+    __setitem__ = append = extend = clear = copy = _refuse  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_containers_that_refuse_to_be_changed_are_left_alone_or_restored(changes: bool) -> None:
+    model = nn.Linear(2, 2)
+    model.config, model.sizes = _Frozen(width=8), _Fixed([1, 2])
+    model.order = OrderedDict(a=1, b=2)
+    with preserved(model):
+        model.order.move_to_end("a")
+        if changes:
+            dict.__setitem__(model.config, "width", 9)
+            list.append(model.sizes, 3)
+    assert dict(model.config) == {"width": 8}
+    assert list(model.sizes) == [1, 2]
+    assert list(model.order) == ["a", "b"]
+    assert type(model.config) is _Frozen

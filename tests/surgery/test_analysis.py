@@ -1,14 +1,17 @@
-"""While a network is traced it is in the mode that ``train`` and ``eval`` would put it in."""
+"""Modes in which a network is traced, and what escapes from the pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from lightning_slimga import ChannelSurgery
 from lightning_slimga.surgery.analysis import running
 
 
@@ -94,3 +97,49 @@ def test_what_has_statistics_uses_them_while_others_train(norm: nn.Module) -> No
         nn.Sequential(bare := nn.BatchNorm1d(2, track_running_stats=False)), training=True
     ):
         assert bare.training
+
+
+class _Slotted:
+    __slots__ = ("held",)
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+class _Cycle:
+    """Garbage that refers to itself: nobody holds it, and nothing in it."""
+
+    def __init__(self, held: Tensor) -> None:
+        self.held, self.myself = held, self
+
+
+KEPT: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    ("hold", "stays"),
+    [
+        (lambda y: partial(torch.add, y), True),
+        (lambda y: _Slotted([{"features": (y[:, :3],)}]), True),
+        (lambda y: lambda: y.detach(), True),
+        (lambda y: iter([y]), True),
+        (lambda y: KEPT.append(y), True),
+        (lambda y: y.numpy(), True),
+        (lambda y: _Cycle(y) and None, False),
+    ],
+)
+def test_what_somebody_still_holds_stays_whole(hold: Callable[[Tensor], Any], stays: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            features = self.second(self.first(x).tanh())
+            return self.last(features), hold(features)
+
+    KEPT.clear()
+    surgery = ChannelSurgery(Net(), torch.randn(3, 4))
+    names = [layer.name for layer in surgery.layers]
+    assert names == (["first"] if stays else ["first", "second"])
+    assert stays == ("is still held" in str(surgery))

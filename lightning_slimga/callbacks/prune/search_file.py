@@ -11,8 +11,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_slimga.graph.kept import looked_at
-
 _NAME = "pruning_search.pt"
 
 
@@ -111,6 +109,7 @@ def weights_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
     for name, tensor in pl_module.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())
-            content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            digest.update(looked_at(content).tobytes())
+            # A copy: what NumPy looks at can never be resized again, and the user's may be.
+            content = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
     return str(trainer.strategy.broadcast(digest.hexdigest(), src=0))

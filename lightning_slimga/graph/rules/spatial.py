@@ -39,8 +39,7 @@ _INTERPOLATION = [
 ]
 
 
-@rule(*_PADDING, *_INTERPOLATION)
-@rule(*_POOLING, pools=True)
+@rule(*_POOLING, *_PADDING, *_INTERPOLATION)
 def spatial(op: Op, x: Tensor, *rest: Any) -> tuple[Labels, ...]:
     """(N, C, *S) or (C, *S) -> the same with other positions; max-pooling adds the indices."""
     count = int(next(c for c in reversed(op.name.replace("_aa", "")) if c.isdigit()))

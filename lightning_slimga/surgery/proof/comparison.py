@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.layers import ChannelGraph
 from lightning_slimga.graph.trace import OpRecord, tensors_in
-from lightning_slimga.surgery.analysis import output_tensors
+from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.surgery.masking import Mask, indices_of
-from lightning_slimga.surgery.proof.pairing import Pairing, asks_for_values
+from lightning_slimga.surgery.proof.lockstep import Pairing, asks_for_values
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 _STEPS = {"aten::floor", "aten::ceil", "aten::round", "aten::trunc", "aten::frac", "aten::sign"}
@@ -98,8 +98,7 @@ class Watch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.digests: dict[int, list[Digest]] = {}
         self._pairing = Pairing(records)
-        self._graph = graph
-        self._keep = keep
+        self._live = graph.live(keep)
         self._full = full
         self.asked = False
 
@@ -127,8 +126,7 @@ class Watch(TorchDispatchMode):
     def _kept(self, tensor: Tensor, labels: Labels) -> Tensor:
         for axis, dim in enumerate(labels):
             if dim is not None and len(dim) == tensor.shape[axis]:
-                bits = self._graph.bits_of(dim)
-                live = (bits < 0) | self._keep[bits]
+                live = self._live[dim]
                 if not live.all():
                     index = indices_of(live, tensor.device)
                     tensor = tensor.index_select(axis, index)

@@ -18,10 +18,9 @@ from lightning_slimga.graph.labels import DimLabels
 from lightning_slimga.graph.layers import ChannelGraph, build_channel_graph
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.running.calls import Call
-from lightning_slimga.running.model_state import ModelState, stirred
+from lightning_slimga.running.model_state import stirred
 from lightning_slimga.surgery.analysis import Analysis, running, traced
 from lightning_slimga.surgery.masking import Mask, masked, plan_cut
-from lightning_slimga.surgery.plan import PruningPlan
 from lightning_slimga.surgery.proof.lockstep import Deviation
 from lightning_slimga.surgery.proof.trial import Trial
 
@@ -49,35 +48,27 @@ class Proof:
         self.calls = {"eval": calls, "train": training_calls}
         self.analysis = analysis
         self._generator = np.random.Generator(np.random.PCG64(0))
-        self._strayed = False  # the masked network ran other ops than the traced one
-        self._astray = False  # the shrunk one did, because of its sizes
+        self._masked_parted = False  # the masked network ran other ops than the traced one
+        self._shrunk_parted = False  # the shrunk one did, because of its sizes
         self._retraces = 3
-        self._state: ModelState | None = None  # known as long as nobody else changes the network
 
-    def settle(self, state: ModelState | None = None) -> ChannelGraph:
+    def settle(self) -> ChannelGraph:
         """Freeze until the proof holds; every round freezes at least one layer.
-
-        Args:
-            state: the state of the network, if the caller has taken it.
 
         Returns:
             The graph of what is left.
         """
-        self._state = state or ModelState(self.model)
-        try:
-            with stirred(self.model):
-                while True:
-                    graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
-                    if not graph.layers or self._holds(graph):
-                        return graph
-        finally:
-            self._state = None
+        with stirred(self.model):
+            while True:
+                graph = build_channel_graph(self.analysis.trace, self.analysis.costs)
+                if not graph.layers or self._holds(graph):
+                    return graph
 
     def _holds(self, graph: ChannelGraph) -> bool:
         """One round: whether the proof holds; if not, what it has found is frozen."""
         keep = self._random_mask(graph)
         deviation, why = self._tried(graph, keep)
-        if why is None and self._astray:  # a number in the code may be larger than what was left
+        if why is None and self._shrunk_parted:  # a number in the code may exceed what is left
             keep = self._random_mask(graph, few=True)
             deviation, why = self._tried(graph, keep)
         if why is None:
@@ -103,12 +94,11 @@ class Proof:
 
         A detector that finds nothing in the full network may find something in the masked one.
         """
-        if not self._strayed or not self._retraces:
+        if not self._masked_parted or not self._retraces:
             return False
         self._retraces -= 1
         trace = self.analysis.trace
-        state, slots = self._state, trace.slots
-        with running(self.model, state), masked(self.model, graph, slots, keep):
+        with running(self.model), masked(self.model, graph, trace.slots, keep):
             records = traced(self.model, self.calls["eval"], trace).records
             self.analysis.records["eval"] = records
         return True
@@ -123,29 +113,36 @@ class Proof:
             keep[layer.slice.start + gone] = False
         return keep
 
-    def wrong(self, graph: ChannelGraph, keep: Mask) -> str | None:
+    def wrong(
+        self, graph: ChannelGraph, keep: Mask, modes: Sequence[str] = ("eval", "train")
+    ) -> str | None:
         """What is wrong with the values of the shrunk network, in words; None if nothing is.
+
+        Args:
+            graph: the channels.
+            keep: the mask to try.
+            modes: the modes in which the shrunk network runs, ``"eval"`` among them.
 
         Raises:
             Deviation: where it does not run in lockstep with the full network.
         """
-        self._strayed = self._astray = False
-        trial = self.trial(graph, keep)
+        self._masked_parted = self._shrunk_parted = False
+        trial = self._trial(graph, keep)
         approximations = self.analysis.trace.approximations
         approximate = _layers_in(graph, list(approximations.values())) if approximations else []
         if approximate:  # their values differ, as the user knows: only the others are compared
-            trial.shrunk()
+            trial.shrunk(modes)
             exact = [i for i in range(len(graph.layers)) if i not in approximate]
-            trial = self.trial(graph, _part(graph, keep, exact))
+            trial = self._trial(graph, _part(graph, keep, exact))
         try:
-            return trial.wrong()
+            return trial.wrong(modes)
         finally:
-            self._strayed, self._astray = trial.strayed, trial.astray
+            self._masked_parted = trial.masked_parted
+            self._shrunk_parted = trial.shrunk_parted
 
-    def trial(self, graph: ChannelGraph, keep: Mask, plan: PruningPlan | None = None) -> Trial:
-        """A mask to be tried on the network, with the plan that cuts it."""
-        plan = plan or plan_cut(graph, self.analysis.trace.slots, keep)
-        return Trial(self.model, self.calls, self.analysis, graph, keep, plan, self._state)
+    def _trial(self, graph: ChannelGraph, keep: Mask) -> Trial:
+        plan = plan_cut(graph, self.analysis.trace.slots, keep)
+        return Trial(self.model, self.calls, self.analysis, graph, keep, plan)
 
     def _guilty(
         self, graph: ChannelGraph, keep: Mask, record: OpRecord, deviation: Deviation

@@ -152,16 +152,17 @@ def test_a_proof_that_holds_costs_a_handful_of_forward_passes() -> None:
     assert len(COUNTER) <= 5
 
 
-@pytest.mark.parametrize(("between", "passes"), [(nn.Identity(), 2), (nn.Dropout(0.5), 3)])
+@pytest.mark.parametrize(("between", "trains"), [(nn.Identity(), False), (nn.Dropout(0.5), True)])
 def test_a_surgery_runs_in_training_mode_where_that_does_something_else(
-    between: nn.Module, passes: int
+    between: nn.Module, trains: bool
 ) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), between, nn.Linear(8, 2))
     surgery = ChannelSurgery(model, torch.randn(3, 6))
     ran: list[bool] = []
     model[3].register_forward_pre_hook(lambda module, _: ran.append(module.training))
     surgery.apply(random_mask(surgery))
-    assert ran == [False, False, True][:passes]
+    assert False in ran
+    assert (True in ran) == trains
 
 
 def test_control_flow_that_depends_on_values_does_not_blame_anyone() -> None:

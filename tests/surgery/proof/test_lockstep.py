@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_slimga.graph.trace import OpRecord
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-from lightning_slimga.surgery.proof.pairing import Pairing
+from lightning_slimga.surgery.proof.lockstep import Pairing
 from tests.networks.checks import Ops, assert_exact, random_mask, randomise
 
 
