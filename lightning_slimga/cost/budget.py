@@ -57,7 +57,7 @@ def check_budget(budget: Any, argument: str = "budget") -> dict[str, int | float
     if not isinstance(budget, Mapping):
         raise TypeError(
             f'Expected argument `{argument}` to be a mapping such as {{"macs": 0.5}}, but got'
-            f" {budget!r}."
+            f" {type(budget).__name__}."
         )
     expect(bool(budget), argument, 'at least one limit, such as {"macs": 0.5}', budget)
     for name in budget:

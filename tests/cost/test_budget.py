@@ -31,8 +31,8 @@ def test_a_proper_budget_comes_back(budget: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("budget", "error", "message"),
     [
-        (0.5, TypeError, 'a mapping such as {"macs": 0.5}, but got 0.5'),
-        (["macs"], TypeError, r"a mapping .* but got \['macs'\]"),
+        (0.5, TypeError, 'a mapping such as {"macs": 0.5}, but got float'),
+        (["macs"], TypeError, "a mapping .* but got list"),
         ({}, ValueError, "at least one limit"),
         (
             {"flops": 0.5},

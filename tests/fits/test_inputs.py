@@ -56,8 +56,11 @@ pytestmark = when_resumed
         ),
         ({"fitness_batches": 0}, "`fitness_batches` to be None, an int >= 1 or a float in"),
         ({"fitness_batches": 1.5}, "`fitness_batches` to be None, an int >= 1 or a float in"),
-        ({"budget": {"flops": 0.5}}, "`budget` to limit one of macs, params.*, but got 'flops'"),
-        ({"budget": {}}, "`budget` to name at least one limit"),
+        (
+            {"budget": {"flops": 0.5}},
+            "`budget` to be limits of some of macs, params.*, but got 'flops'",
+        ),
+        ({"budget": {}}, "`budget` to be at least one limit"),
         ({"budget": {"macs": 0}}, r"`budget\['macs'\]` to be a fraction in \(0, 1\]"),
         ({"budget": {"macs": 1.5}}, r"`budget\['macs'\]` to be .* whole number above 1"),
     ],
