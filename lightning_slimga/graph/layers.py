@@ -267,8 +267,8 @@ class _Builder:
         params = []
         for slot in self.trace.slots.values():
             if slot.is_parameter:
-                dims = self.trace.slot_labels.get(slot.name, [None] * slot.tensor.dim())
-                shape = slot.tensor.shape
+                dims = self.trace.slot_labels.get(slot.name, [None] * len(slot.shape))
+                shape = slot.shape
                 fixed = [n for n, dim in zip(shape, dims, strict=True) if dim is None]
                 sizes = tuple(size(dim) for dim in dims if dim is not None)
                 constant = int(np.prod(fixed, dtype=np.int64))

@@ -16,13 +16,15 @@ class Slot:
         name: its first qualified name, as in ``named_parameters``.
         places: every ``(module name, attribute)`` that holds this tensor; several when tied.
         is_parameter: whether it is a Parameter.
-        tensor: the tensor itself, full size.
+        tensor: the tensor itself.
+        shape: its shape when it was found: of full size, whatever a surgery makes of the tensor.
     """
 
     name: str
     places: tuple[tuple[str, str], ...]
     is_parameter: bool
     tensor: Tensor
+    shape: tuple[int, ...]
 
 
 def find_slots(model: nn.Module) -> dict[str, Slot]:
@@ -41,7 +43,7 @@ def find_slots(model: nn.Module) -> dict[str, Slot]:
         name = f"{module_name}.{attribute}" if module_name else attribute
         found.setdefault(id(tensor), (name, tensor, is_parameter))
     return {
-        name: Slot(name, tuple(places[key]), is_parameter, tensor)
+        name: Slot(name, tuple(places[key]), is_parameter, tensor, tuple(tensor.shape))
         for key, (name, tensor, is_parameter) in found.items()
     }
 

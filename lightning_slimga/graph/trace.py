@@ -80,7 +80,7 @@ class Trace:
     def labels_of_slot(self, name: str) -> Labels:
         """Labels of a parameter or buffer, made at the first meeting; size 1 has none."""
         if name not in self.slot_labels:
-            shape = self.slots[name].tensor.shape
+            shape = self.slots[name].shape
             self.slot_labels[name] = [self.store.fresh(n) if n > 1 else None for n in shape]
         return self.slot_labels[name]
 

@@ -5,6 +5,7 @@
 - ``inspection``: what can go and what cannot, as text and as plain data.
 - ``masks``, ``scores``: masks as users give them; what each channel is worth by its weights.
 - ``plan``, ``tensor_cut``, ``masking``: what a mask cuts, and zeroing or cutting it for a while.
+- ``exchange``: gives a tensor object a smaller content, so that references to it stay good.
 - ``transaction``, ``optimizer_state``: all or nothing, optimizers included.
 - ``attention``: torch's attention in a form whose heads can go.
 - ``checkpoint``: plans in checkpoints, and the way back.

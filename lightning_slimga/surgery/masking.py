@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,8 +37,7 @@ def plan_cut(graph: ChannelGraph, slots: dict[str, Slot], keep: Mask) -> Pruning
         if removed.any():
             kept.setdefault(name, {})[dim] = torch.from_numpy(np.flatnonzero(~removed))
     tensors = {
-        name: TensorCut(slots[name].places, tuple(slots[name].tensor.shape), dims)
-        for name, dims in kept.items()
+        name: TensorCut(slots[name].places, slots[name].shape, dims) for name, dims in kept.items()
     }
     attributes = []
     for attribute, bits in graph.attributes:
@@ -58,13 +58,13 @@ def check_full_size(model: nn.Module, graph: ChannelGraph, slots: dict[str, Slot
     modules = modules_of(model)
     for name in dict.fromkeys(name for name, _ in graph.bits):
         tensor = tensor_at(modules, slots[name].places[0])
-        wanted = slots[name].tensor.shape
-        if tensor is None or tensor.shape != wanted:
+        wanted = slots[name].shape
+        if tensor is None or tuple(tensor.shape) != wanted:
             found = "no such tensor" if tensor is None else tuple(tensor.shape)
-            smaller = tensor is not None and tensor.numel() < wanted.numel()
+            smaller = tensor is not None and tensor.numel() < math.prod(wanted)
             hint = " The plan has been applied to it already." if smaller else ""
             raise ValueError(
-                f"Expected argument `model` to have a tensor {name!r} of shape {tuple(wanted)}, as"
+                f"Expected argument `model` to have a tensor {name!r} of shape {wanted}, as"
                 f" when it was analysed, but got {found}.{hint} Analyse it anew for another cut."
             )
 
@@ -107,7 +107,7 @@ def swapped_in(plan: PruningPlan, model: nn.Module) -> Iterator[None]:
         model: the full-size model.
     """
     with Transaction() as transaction:
-        plan.cut(model, transaction, gradients=False)
+        plan.cut(model, transaction, for_good=False)
         try:
             yield
         finally:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_slimga.surgery.transaction import Transaction
 
@@ -50,54 +51,105 @@ def check_optimizers(optimizers: Iterable[Any]) -> list[torch.optim.Optimizer]:
     return checked
 
 
+def optimizers_of(parameters: Iterable[Tensor]) -> list[torch.optim.Optimizer]:
+    """Every optimizer of this program that holds one of some parameters.
+
+    A Trainer does not know them all: one that a module keeps for itself, one inside another (SAM,
+    Lookahead). So all objects are asked, not a list of places.
+    """
+    held = {id(parameter) for parameter in parameters}
+    found = [one for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer)]
+    return [
+        one
+        for one in found
+        if "param_groups" in one.__dict__
+        and any(id(p) in held for group in one.param_groups for p in group["params"])
+    ]
+
+
 def replace_in_optimizers(
     optimizers: list[torch.optim.Optimizer],
-    replaced: Mapping[Tensor, tuple[nn.Parameter, TensorCut]],
+    replaced: Mapping[Tensor, tuple[Tensor, TensorCut]],
     transaction: Transaction,
 ) -> None:
     """Put each small parameter in the place of the full one, and cut its state.
 
-    State tensors of the parameter's shape are cut, one-element tensors and plain numbers are
-    kept; where anything else is found (a factored or quantised moment) the parameter's state
-    starts anew, and one warning per optimizer names these parameters.
+    State tensors that hold a number for each entry of the parameter are cut, one-element tensors
+    and plain numbers are kept; where anything else is found (a factored or quantised moment, a
+    preconditioner) the parameter's state starts anew, and one warning per optimizer names these
+    parameters.
 
     Args:
-        optimizers: torch optimizers.
-        replaced: full parameter -> (small parameter, its cut).
+        optimizers: torch optimizers; several may share groups or state.
+        replaced: full parameter -> (small parameter, its cut), the same object where it has been
+            cut itself.
         transaction: where the changes are recorded.
     """
+    done: set[int] = set()
     for optimizer in optimizers:
-        state = optimizer.state
-        transaction.on_roll_back(partial(_refill, state, dict(state)))
-        anew: list[str] = []
         for group in optimizer.param_groups:
-            parameters = group["params"]
-            for position, old in enumerate(parameters):
-                if old not in replaced:
-                    continue
-                new, cut = replaced[old]
-                transaction.set_item(parameters, position, new)
-                if old in state:
-                    small = _cut_state(state.pop(old), old, cut, anew)
-                    if small:
-                        state[new] = small
-        if anew:
-            warnings.warn(
-                f"{type(optimizer).__name__} keeps state that cannot be cut along with its"
-                f" parameter, so it starts anew for: {', '.join(anew)}.",
-                stacklevel=2,
-            )
+            for position, old in enumerate(group["params"]):
+                if old in replaced and replaced[old][0] is not old:
+                    transaction.set_item(group["params"], position, replaced[old][0])
+        if id(optimizer.state) not in done:
+            done.add(id(optimizer.state))
+            _cut_states(optimizer, replaced, transaction)
+
+
+def _cut_states(
+    optimizer: torch.optim.Optimizer,
+    replaced: Mapping[Tensor, tuple[Tensor, TensorCut]],
+    transaction: Transaction,
+) -> None:
+    state = optimizer.state
+    transaction.on_roll_back(partial(_refill, state, dict(state)))
+    by_entry = _kept_by_entry(optimizer, replaced)
+    anew: list[str] = []
+    for old in [parameter for parameter in state if parameter in replaced]:
+        new, cut = replaced[old]
+        small = _cut_state(state.pop(old), cut, by_entry, anew)
+        if small:
+            state[new] = small
+    if anew:
+        warnings.warn(
+            f"{type(optimizer).__name__} keeps state that cannot be cut along with its"
+            f" parameter, so it starts anew for: {', '.join(anew)}.",
+            stacklevel=2,
+        )
+
+
+def _kept_by_entry(
+    optimizer: torch.optim.Optimizer, replaced: Mapping[Tensor, tuple[Tensor, TensorCut]]
+) -> set[str]:
+    """Names of the state that holds a number for each entry of its parameter.
+
+    A square weight's preconditioner has the weight's shape, and is no such state. So a name counts
+    where it has its parameter's shape for all parameters, one of which at least is not square; or
+    where the optimizer is torch's own, none of which keeps anything else of that shape.
+    """
+    evidence: dict[str, set[bool]] = {}
+    for parameter, held in optimizer.state.items():
+        if not isinstance(parameter, Tensor) or not isinstance(held, Mapping):
+            continue
+        shape = replaced[parameter][1].shape if parameter in replaced else tuple(parameter.shape)
+        square = len(shape) > 1 and len(set(shape)) == 1
+        for name, value in held.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                alike = tuple(value.shape) == shape
+                evidence.setdefault(name, set()).update({alike} - ({True} if square else set()))
+    own = type(optimizer).__module__.startswith("torch.optim")
+    return {name for name, found in evidence.items() if found == {True} or (own and not found)}
 
 
 def _cut_state(
-    full: Mapping[str, Any], old: Tensor, cut: TensorCut, anew: list[str]
+    full: Mapping[str, Any], cut: TensorCut, by_entry: set[str], anew: list[str]
 ) -> dict[str, Any]:
     """The state of one small parameter; empty, and named in ``anew``, where it cannot be cut."""
     small: dict[str, Any] = {}
     for key, value in full.items():
         if not isinstance(value, Tensor) or value.numel() == 1:
             small[key] = value
-        elif value.shape == old.shape:
+        elif key in by_entry and tuple(value.shape) == cut.shape:
             small[key] = cut.take(value)
         else:
             name = ".".join(filter(None, cut.places[0]))

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from lightning_slimga.graph.tensors import modules_of, tensor_at
 from lightning_slimga.surgery.attention import settle_attention
-from lightning_slimga.surgery.optimizer_state import check_optimizers, replace_in_optimizers
+from lightning_slimga.surgery.exchange import exchanged, parameter_like
+from lightning_slimga.surgery.optimizer_state import (
+    check_optimizers,
+    optimizers_of,
+    replace_in_optimizers,
+)
 from lightning_slimga.surgery.tensor_cut import TensorCut, on_device
 from lightning_slimga.surgery.transaction import Transaction
 from lightning_slimga.text import count
@@ -129,7 +134,7 @@ class PruningPlan:
         transaction: Transaction,
         optimizers: list[torch.optim.Optimizer] | None = None,
         *,
-        gradients: bool = True,
+        for_good: bool = True,
     ) -> None:
         """Make the changes under a transaction of the caller's (see :meth:`apply`).
 
@@ -137,23 +142,23 @@ class PruningPlan:
             model: a model that :meth:`check` has passed.
             transaction: undoes all of it.
             optimizers: optimizers whose state is cut along.
-            gradients: cut them along; otherwise small parameters have none.
+            for_good: gradients and the state of every optimizer that holds a parameter are cut
+                along, and tensors stay the same objects; otherwise small tensors stand in for them,
+                without gradients.
         """
-        replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]] = {}
+        replaced: dict[Tensor, tuple[Tensor, TensorCut]] = {}
         modules = modules_of(model)
         pieces = self._pieces(model)
         with torch.inference_mode(False), torch.no_grad():
             for name, cut in self.tensors.items():
-                _put(modules, cut, pieces[name], transaction, replaced)
-            for old, (new, cut) in replaced.items() if gradients else ():
-                if old.grad is not None:
-                    new.grad = cut.take(old.grad)
+                _put(modules, cut, pieces[name], transaction, replaced, for_good=for_good)
             places = dict.fromkeys(m for cut in self.tensors.values() for m, _ in cut.places)
             settle_attention(modules, places, transaction)
             for module_name, name, _, value in self.attributes:
                 _set_number(modules[module_name], name, value, transaction)
-            if optimizers:
-                replace_in_optimizers(optimizers, replaced, transaction)
+            if for_good:
+                everyone = [*(optimizers or ()), *optimizers_of(replaced)]
+                replace_in_optimizers(everyone, replaced, transaction)
 
     def then(self, other: PruningPlan) -> PruningPlan:
         """One plan that does what this one and then another do.
@@ -273,25 +278,24 @@ def _put(
     cut: TensorCut,
     new: Tensor,
     transaction: Transaction,
-    replaced: dict[Tensor, tuple[nn.Parameter, TensorCut]],
+    replaced: dict[Tensor, tuple[Tensor, TensorCut]],
+    *,
+    for_good: bool,
 ) -> None:
     """Put what is kept of a tensor in all of its places."""
     old = tensor_at(modules, cut.places[0])
     assert old is not None
     if isinstance(old, nn.Parameter):
-        new = _parameter_like(old, new)
-        replaced[old] = (new, cut)
-    for place, name in cut.places:
+        new = parameter_like(old, new)
+        if for_good and old.grad is not None:
+            new.grad = cut.take(old.grad)
+    stays = for_good and exchanged(old, new, transaction)
+    if isinstance(old, nn.Parameter):
+        replaced[old] = (old if stays else new, cut)
+    for place, name in () if stays else cut.places:
         module = modules[place]
         registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
         transaction.set_item(registry, name, new)
-
-
-def _parameter_like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
-    """A parameter for the kept part, with the old one's Python attributes."""
-    parameter = nn.Parameter(new, requires_grad=old.requires_grad)
-    parameter.__dict__.update(old.__dict__)
-    return parameter
 
 
 def _set_number(module: nn.Module, name: str, value: int, transaction: Transaction) -> None:

@@ -89,7 +89,7 @@ class _Weights:
         for name, dim in layer.tensors:
             slot = self.slots[name]
             wanted = dim < 2 and self.graph.writes(name, dim) != reading
-            if slot.is_parameter and slot.tensor.dim() > 1 and wanted:
+            if slot.is_parameter and len(slot.shape) > 1 and wanted:
                 energy = self._tensor(name).pow(2).transpose(0, dim).flatten(1).sum(1)
                 self._add(total, layer, (name, dim), energy.cpu().numpy())
         norms: Scores = np.sqrt(total)
