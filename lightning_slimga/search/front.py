@@ -26,6 +26,7 @@ class FrontPoint:
         metric: as told.
         cost: in the unit of the space's first budget.
 
+    >>> import numpy as np
     >>> FrontPoint(np.array([True, False]), metric=0.9, cost=1200.0)
     FrontPoint(metric=0.9, cost=1200.0)
     """
@@ -48,6 +49,7 @@ class Front:
         full: the uncut network's metric and cost.
         weights: a hash of the weights that the metrics were measured with.
 
+    >>> import numpy as np
     >>> kept = np.eye(3, dtype=bool)
     >>> points = [FrontPoint(kept[i], metric, 1.0 + i) for i, metric in enumerate((0.1, 0.8, 0.9))]
     >>> front = Front(tuple(points), "acc", "max", "macs", (("conv", 3),), full=(0.95, 4.0))
@@ -83,8 +85,17 @@ class Front:
         return replace(self, points=tuple(undominated(points, self.mode)))
 
     def knee(self) -> int:
-        """Return the index of the point farthest above the line between both ends."""
-        return knee(self.points, self.mode)
+        """Return the index of the point farthest above the line between both ends.
+
+        Both axes are scaled to 0..1. Of one or two points the best is taken.
+        """
+        if len(self) < 3:
+            return len(self) - 1
+        cost = np.array([point.cost for point in self.points])
+        metric = SIGN[self.mode] * np.array([point.metric for point in self.points])
+        cost = (cost - cost[0]) / (cost[-1] - cost[0])
+        metric = (metric - metric[0]) / (metric[-1] - metric[0])
+        return int((metric - cost).argmax())
 
     def cheapest(self, floor: float) -> int | None:
         """Return the index of the cheapest point that is at least as good as `floor`, or None."""
@@ -162,20 +173,6 @@ def undominated(points: Sequence[FrontPoint], mode: str) -> list[FrontPoint]:
         if not front or sign * point.metric > sign * front[-1].metric:
             front.append(point)
     return front
-
-
-def knee(points: Sequence[FrontPoint], mode: str) -> int:
-    """Return the index of the point farthest above the line between both ends of a front.
-
-    Both axes are scaled to 0..1. Of one or two points the best is taken.
-    """
-    if len(points) < 3:
-        return len(points) - 1
-    cost = np.array([point.cost for point in points])
-    metric = SIGN[mode] * np.array([point.metric for point in points])
-    cost = (cost - cost[0]) / (cost[-1] - cost[0])
-    metric = (metric - metric[0]) / (metric[-1] - metric[0])
-    return int((metric - cost).argmax())
 
 
 def _finite(value: float) -> float | None:

@@ -35,6 +35,7 @@ class GeneticSearch(BreedingSearch):
     Raises:
         ValueError: an argument is out of its range.
 
+    >>> import numpy as np
     >>> from lightning_slimga.search import Budget, GeneticSearch, Limits, SearchSpace
     >>> half = Budget("channels", 20, lambda counts: counts.sum(axis=1))
     >>> space = SearchSpace([("a", slice(0, 20)), ("b", slice(20, 40))], np.ones(40), [half])

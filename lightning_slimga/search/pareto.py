@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from deap import base, tools
+from deap import tools
 
 from lightning_slimga.search.breeding import BreedingSearch
 from lightning_slimga.search.front import FrontPoint, undominated
@@ -29,18 +30,14 @@ class ParetoSearch(BreedingSearch):
 
     Args:
         space: what to search; its first budget is the second objective and its limit the upper end.
-        mode: "max" or "min", the direction of the metric.
         smallest: lower end of the range of costs, as a share of the limit, in (0, 1).
-        population_size: candidates per generation, at least 1.
-        limits: when the search ends; 20 generations by default.
-        seed: seed of the search's own generator; no global generator is touched.
-        evaluation_factor: let the factor learn; otherwise it stays the normalised score.
-        rates: constants of the variation; by default without screening, which knows no cost.
-        toolbox: operators in place of ours, see :mod:`lightning_slimga.search.breeding`.
+        options: those of `GeneticSearch`; by default there are 20 generations, and no screening,
+            which knows nothing of cost.
 
     Raises:
         ValueError: an argument is out of its range, or the space has no budget.
 
+    >>> import numpy as np
     >>> from lightning_slimga.search import Budget, Limits, ParetoSearch, SearchSpace
     >>> whole = Budget("channels", 8, lambda counts: counts.sum(axis=1))
     >>> space = SearchSpace([("a", slice(0, 4)), ("b", slice(4, 8))], np.ones(8), [whole])
@@ -52,19 +49,7 @@ class ParetoSearch(BreedingSearch):
     [(2.0, 1.0), (3.0, 2.0), (4.0, 3.0), (5.0, 4.0)]
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        mode: str = "max",
-        smallest: float = 0.2,
-        population_size: int = 24,
-        limits: Limits | None = None,
-        seed: int = 0,
-        evaluation_factor: bool = True,
-        rates: Rates | None = None,
-        toolbox: base.Toolbox | None = None,
-    ) -> None:
+    def __init__(self, space: SearchSpace, *, smallest: float = 0.2, **options: Any) -> None:
         if not space.budgets:
             raise ValueError(
                 "Expected argument `space` to have a budget, whose cost is the second objective, "
@@ -75,16 +60,8 @@ class ParetoSearch(BreedingSearch):
                 f"Expected argument `smallest` to lie between 0 and 1, but got {smallest}."
             )
         self.smallest = smallest
-        super().__init__(
-            space,
-            mode=mode,
-            population_size=population_size,
-            limits=limits or Limits(generations=20),
-            seed=seed,
-            evaluation_factor=evaluation_factor,
-            rates=rates or Rates(siblings=1),
-            toolbox=toolbox,
-        )
+        defaults = {"limits": Limits(generations=20), "rates": Rates(siblings=1)}
+        super().__init__(space, **{**defaults, **options})
 
     @property
     def front(self) -> list[FrontPoint]:

@@ -21,6 +21,7 @@ class Budget:
         cost: maps kept channels per layer, shape (P, L), to costs, shape (P,). It may never fall
             when a layer gets wider; repair relies on it.
 
+    >>> import numpy as np
     >>> Budget("channels", 4, lambda counts: counts.sum(axis=1)).cost_of(np.array([2, 3]))
     5.0
     """
@@ -65,6 +66,7 @@ class SearchSpace:
     Raises:
         ValueError: an argument does not fit, or a budget cannot be met by any mask.
 
+    >>> import numpy as np
     >>> half = Budget("channels", 3, lambda counts: counts.sum(axis=1))
     >>> space = SearchSpace([("a", slice(0, 2)), ("b", slice(2, 6))], np.arange(6.0), [half])
     >>> space

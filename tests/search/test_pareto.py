@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lightning_slimga.search import Limits, ParetoSearch, SearchSpace
-from lightning_slimga.search.front import knee
 from tests.search.spaces import drive, hidden_metric, layers_of, make_space
 
 
@@ -58,18 +57,6 @@ def test_generations_improve_the_front():
         return np.mean([max((m for m, c in points if c <= at), default=0.0) for at in grid])
 
     assert area(told) > area(told[:12]) + 0.02
-
-
-def test_knee_is_farthest_above_the_line_between_the_ends():
-    space = make_space((12, 24, 24), 1.0)
-    limit = space.budgets[0].limit
-
-    def bent(mask):
-        share = float(space.costs(mask[None])["macs"][0]) / limit
-        return min(share / 0.4, 1.0) + 0.1 * share
-
-    front = run(space, bent)[0].front
-    assert front[knee(front, "max")].cost / limit == pytest.approx(0.4, abs=0.08)
 
 
 def test_nan_is_never_on_the_front():
