@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks import controls, search_tables
+from benchmarks.search_ablations import PARTS, without
+from benchmarks.search_controls import HillClimbing, RandomSearch
 from benchmarks.search_networks import Mask, Setting, Workbench
 from benchmarks.tasks import RESULTS, Key, Ledger, run
 from examples.fashion_mnist import FashionMNIST
-from lightning_slimga.search import GeneticSearch, HillClimbing, RandomSearch
+from lightning_slimga.search import GeneticSearch, Limits
 from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.individual import decode_mask, encode_mask
 
@@ -37,7 +39,6 @@ SETTINGS = {
     "dense": Setting(share=0.35),
     "sparse": Setting(share=0.25, strength=2e-3),
 }
-PARTS = ("evaluation_factor", "layer_operators", "seeds", "screening", "repair")
 CONTROLS = ("γ threshold", "γ per MAC", "uniform", "random search", "hill climbing")
 BY_EFFECT = "random search, channels by effect"
 ABLATION = (
@@ -139,18 +140,19 @@ def find(bench: Workbench, contender: str) -> tuple[Mask, dict[str, Any]]:
 
 def searches() -> dict[str, Callable[..., AskTellSearch]]:
     """Return what builds each search, by name."""
-    limits = {"max_evaluations": EVALUATIONS}
-    genetic = partial(GeneticSearch, generations=99, **limits)
-    chance = partial(RandomSearch, generations=99, **limits)
+    limits = Limits(generations=EVALUATIONS, max_evaluations=EVALUATIONS)
+    genetic = partial(GeneticSearch, limits=limits)
+    chance = partial(RandomSearch, limits=limits)
     return {
         "random search": chance,
         BY_EFFECT: chance,
-        "hill climbing": partial(HillClimbing, generations=EVALUATIONS, **limits),
+        "hill climbing": partial(HillClimbing, limits=limits),
         GENETIC: genetic,
         "without recalibration": genetic,
         "without effects": genetic,
         **{
-            f"without {part.replace('_', ' ')}": partial(genetic, **{part: False}) for part in PARTS
+            f"without {part.replace('_', ' ')}": partial(without, part, limits=limits)
+            for part in PARTS
         },
     }
 

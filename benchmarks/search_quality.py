@@ -17,12 +17,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.search_ablations import PARTS, without
+from benchmarks.search_controls import HillClimbing, RandomSearch
 from benchmarks.search_landscape import Landscape
-from lightning_slimga.search import GeneticSearch, HillClimbing, RandomSearch, Rates, SearchSpace
+from lightning_slimga.search import GeneticSearch, Limits, Rates, SearchSpace
 from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.seeds import rankings
 
 EVALUATIONS = 216
+LIMITS = Limits(generations=EVALUATIONS, max_evaluations=EVALUATIONS)
 Build = Callable[[SearchSpace, int], AskTellSearch]
 
 
@@ -46,32 +49,29 @@ def searching(build: Build) -> Callable[[Landscape, int], float]:
     return lambda landscape, seed: run(landscape, build(landscape.space, seed))
 
 
-def genetic(rates: Rates, **off: bool) -> Callable[[Landscape, int], float]:
-    """Return the genetic search, parts of it switched off."""
-    return searching(
-        lambda space, seed: GeneticSearch(
-            space, seed=seed, generations=99, max_evaluations=EVALUATIONS, rates=rates, **off
-        )
-    )
-
-
 def contenders(rates: Rates) -> dict[str, Callable[[Landscape, int], float]]:
     """Return everything that is compared, by name."""
-    parts = ("evaluation_factor", "layer_operators", "seeds", "screening", "repair")
+
+    def genetic(space: SearchSpace, seed: int) -> AskTellSearch:
+        return GeneticSearch(space, seed=seed, limits=LIMITS, rates=rates)
+
+    def ablated(part: str) -> Callable[[Landscape, int], float]:
+        return searching(
+            lambda space, seed: without(part, space, seed=seed, limits=LIMITS, rates=rates)
+        )
+
     return {
         "random search": searching(
-            lambda space, seed: RandomSearch(
-                space, seed=seed, generations=99, max_evaluations=EVALUATIONS
-            )
+            lambda space, seed: RandomSearch(space, seed=seed, limits=LIMITS)
         ),
         "gamma threshold": ranking("gamma_threshold"),
         "gamma per cost": ranking("gamma_per_cost"),
         "uniform": ranking("uniform"),
         "hill climbing": searching(
-            lambda space, seed: HillClimbing(space, seed=seed, generations=EVALUATIONS)
+            lambda space, seed: HillClimbing(space, seed=seed, limits=LIMITS)
         ),
-        "genetic search": genetic(rates),
-        **{f"without {part.replace('_', ' ')}": genetic(rates, **{part: False}) for part in parts},
+        "genetic search": searching(genetic),
+        **{f"without {part.replace('_', ' ')}": ablated(part) for part in PARTS},
     }
 
 

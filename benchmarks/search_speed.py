@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_slimga.search import Budget, GeneticSearch, SearchSpace
+from lightning_slimga.search import Budget, GeneticSearch, Limits, SearchSpace
 
 LAYERS, CHANNELS, POPULATION, REPEATS = 60, 20_000, 64, 9
 
@@ -62,7 +62,7 @@ def milliseconds(action: Callable[[], object]) -> float:
 
 def generation(space: SearchSpace) -> Callable[[], None]:
     """Return an action that takes a search through one generation."""
-    search = GeneticSearch(space, population_size=POPULATION, generations=REPEATS + 1)
+    search = GeneticSearch(space, population_size=POPULATION, limits=Limits(REPEATS + 1))
     rng = np.random.default_rng(0)
 
     def step() -> None:

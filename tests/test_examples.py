@@ -82,6 +82,15 @@ def test_a_rule_of_the_users_frees_what_a_custom_op_has_frozen() -> None:
     assert 0 < int(widths[1]) < 32
 
 
+def test_operators_of_the_users_are_called_and_their_children_meet_the_budget() -> None:
+    output = run_example("custom_operator.py")
+    assert "GeneticSearch(generation 6 of 6, 72 evaluations, best " in output
+    (by_hand,) = re.findall(r"children of two parents: (\d+)", output)
+    assert int(by_hand) >= 5 * 12
+    (cost, limit) = re.findall(r"channels: (\d+) of at most (\d+)", output)[0]
+    assert int(cost) == int(limit) == 24
+
+
 @pytest.mark.slow
 @needs_data
 def test_fashion_mnist_by_command_line_keeps_the_budget_named_there(tmp_path: Path) -> None:

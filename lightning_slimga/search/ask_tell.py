@@ -11,14 +11,15 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 from deap import tools
 
-from lightning_slimga.search.individual import FITNESS, Individual, decode_mask, encode_mask, stack
+from lightning_slimga.search.individual import FITNESS, Individual, decode_mask, encode_mask
 from lightning_slimga.search.space import SearchSpace
-from lightning_slimga.search.stopping import StopRules, no_signal
+from lightning_slimga.search.stopping import Limits, no_signal
 from lightning_slimga.search.widths import BoolArray
 
 _ATTEMPTS = 20  # batches of variation tried before "nothing new" is believed
@@ -31,11 +32,14 @@ class AskTellSearch(ABC):
         space: what to search.
         mode: "max" or "min", the direction of the metric.
         population_size: candidates per generation, at least 1.
-        generations: generations to run, at least 1.
-        max_evaluations: stop after this many told candidates.
-        max_time: stop after this many seconds, time before an interruption included.
-        patience: stop after this many generations without a better best.
+        limits: when the search ends.
         seed: seed of the search's own generator; no global generator is touched.
+
+    Attributes:
+        generation: complete generations.
+        noise: how far apart two metrics of one mask may lie, for who knows it.
+        statistics: what `history` says of each generation's individuals, as DEAP's `Statistics`;
+            plain numbers or lists that are registered here go there, too.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -47,10 +51,7 @@ class AskTellSearch(ABC):
         *,
         mode: str = "max",
         population_size: int = 24,
-        generations: int = 9,
-        max_evaluations: int | None = None,
-        max_time: float | None = None,
-        patience: int | None = None,
+        limits: Limits | None = None,
         seed: int = 0,
     ) -> None:
         if mode not in FITNESS:
@@ -62,9 +63,11 @@ class AskTellSearch(ABC):
         self.space = space
         self.mode = mode
         self.population_size = population_size
-        self.rules = StopRules(generations, max_evaluations, max_time, patience)
+        self.limits = limits or Limits()
         self.generation = 0
-        self.noise = 0.0  # how far apart two metrics of one mask may lie, for who knows it
+        self.noise = 0.0
+        self.statistics = _statistics()
+        self._boldness = 1.0  # rises while variation brings too little that is new
         self._rng = np.random.default_rng(seed)
         self._archive: dict[str, Individual] = {}
         self._cohort: list[Individual] = []
@@ -73,23 +76,27 @@ class AskTellSearch(ABC):
         self._seconds_before = 0.0
         self._resumed_at = time.monotonic()
 
+    def __repr__(self) -> str:
+        best = f", best {self.best[1]:g}" if self._archive else ""
+        end = f": {self._stop_reason}" if self.done else ""
+        return (
+            f"{type(self).__name__}(generation {self.generation} of {self.limits.generations}, "
+            f"{self.evaluations} evaluations{best}{end})"
+        )
+
     def _candidate(self, mask: BoolArray) -> Individual:
         """Return an individual without a metric."""
         return Individual(mask, FITNESS[self.mode]())
 
     @abstractmethod
-    def _first(self, boldness: float) -> BoolArray:
-        """Return the masks of the first generation, shape (P, C)."""
+    def _first(self) -> BoolArray:
+        """Return the masks of the first generation, under budget, shape (P, C)."""
 
     @abstractmethod
-    def _variation(self, boldness: float) -> BoolArray:
-        """Return candidates for the next generation, shape (P, C); known ones are dropped.
+    def _variation(self) -> BoolArray:
+        """Return candidates for the next generation, under budget; known ones are dropped."""
 
-        Args:
-            boldness: from 1 on; rises while variation brings too little that is new.
-        """
-
-    def _learn(self, cohort: Sequence[Individual]) -> None:  # noqa: B027
+    def _learn(self, told: Sequence[Individual]) -> None:  # noqa: B027
         """Take in a complete generation, before the next is made."""
 
     def _memory(self) -> dict[str, Any]:
@@ -157,10 +164,9 @@ class AskTellSearch(ABC):
         Raises:
             RuntimeError: nothing has been told yet.
         """
-        elite = self.elite(1)
-        if not elite:
+        if not self._archive:
             raise RuntimeError("Expected a told candidate before `best` is read, but got none yet.")
-        return elite[0]
+        return self.elite(1)[0]
 
     def elite(self, count: int) -> list[tuple[BoolArray, float]]:
         """Return up to `count` best masks so far, all different, with their metrics, best first.
@@ -171,12 +177,22 @@ class AskTellSearch(ABC):
         return [(one.mask.copy(), one.value) for one in self._ranked(count)]
 
     @property
+    def hall_of_fame(self) -> tools.HallOfFame:
+        """The elite as DEAP keeps it: copies of the best `population_size` individuals so far."""
+        hall = tools.HallOfFame(self.population_size, similar=is_)  # all in the archive differ
+        hall.update(self._ranked(self.population_size)[::-1])  # it puts the last of equals first
+        return hall
+
+    def _ranked(self, count: int) -> list[Individual]:
+        return list(tools.selBest(list(self._archive.values()), count))
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """One plain dictionary per complete generation, oldest first.
 
-        Keys: generation (from 1), evaluations (so far), unique and failed (told in this generation,
-        and those without a finite metric), best (so far), mean and std (of this generation's finite
-        metrics), seconds (so far), widths (kept channels per layer of the best).
+        Keys: generation (from 1), evaluations (so far), best (so far), seconds (so far), widths
+        (kept channels per layer of the best), and by `statistics`: unique and failed (told in this
+        generation, and those without a finite metric), mean and std (of its finite metrics).
         """
         return [dict(entry) for entry in self._history]
 
@@ -188,7 +204,7 @@ class AskTellSearch(ABC):
             "generation": self.generation,
             "rng": self._rng.bit_generator.state,
             "archive": [[one.key, one.metric] for one in self._archive.values()],
-            "cohort": [[one.key, one.metric] for one in self._cohort],
+            "cohort": [one.key for one in self._cohort],
             "history": self.history,
             "stop_reason": self._stop_reason,
             "seconds": self.seconds,
@@ -210,10 +226,10 @@ class AskTellSearch(ABC):
             )
         self.generation = state["generation"]
         self._rng.bit_generator.state = state["rng"]
-        self._archive = {key: self._revive(key, metric) for key, metric in state["archive"]}
-        self._cohort = [
-            self._archive.get(key) or self._revive(key, m) for key, m in state["cohort"]
-        ]
+        self._archive = {key: self._revive(key) for key, _ in state["archive"]}
+        for key, metric in state["archive"]:
+            self._archive[key].rate(metric)
+        self._cohort = [self._archive.get(key) or self._revive(key) for key in state["cohort"]]
         self._history = tools.Logbook()
         for entry in state["history"]:
             self._history.record(**entry)
@@ -224,75 +240,77 @@ class AskTellSearch(ABC):
 
     def _begin(self) -> None:
         """Make the first generation; the last line of every constructor."""
-        self._cohort = self._fresh(self._first)
-        self._proceed()
+        self._propose(self._first)
 
-    def _revive(self, key: str, metric: float | None) -> Individual:
-        individual = self._candidate(decode_mask(key, self.space.num_channels))
-        if metric is not None:
-            individual.rate(metric)
-        return individual
+    def _revive(self, key: str) -> Individual:
+        return self._candidate(decode_mask(key, self.space.num_channels))
 
     def _pending(self) -> list[Individual]:
         return [individual for individual in self._cohort if individual.metric is None]
 
-    def _ranked(self, count: int) -> list[Individual]:
-        return list(tools.selBest(list(self._archive.values()), count))
-
     def _proceed(self) -> None:
-        """Go on to the next candidates that need a metric, or stop."""
-        while not self.done:
-            late = self.rules.out_of_time(self.seconds) if self._archive else None
-            if self._pending() and late is None:
-                return
-            self._complete([one for one in self._cohort if one.metric is not None])
-            reason = no_signal([one.value for one in self._archive.values()], self.noise)
-            bests = self._history.select("best")
-            reason = reason or self.rules.spent(self.evaluations, bests) or late
-            if reason is None:
-                self._cohort = self._fresh(self._variation)
-                reason = None if self._cohort else "variation finds no mask that is new"
-            if reason is not None:
-                self._stop_reason = reason
-                self._cohort = []
+        """Go on to the next generation if this one is complete, or stop."""
+        late = self.limits.out_of_time(self.seconds) if self._archive else None
+        if self.done or (self._pending() and late is None):
+            return
+        self._complete()
+        reason = no_signal([one.value for one in self._archive.values()], self.noise)
+        bests = self._history.select("best")
+        self._stop_reason = reason or self.limits.spent(self.evaluations, bests) or late
+        self._cohort = []
+        if not self.done:
+            self._propose(self._variation)
 
-    def _fresh(self, propose: Callable[[float], BoolArray]) -> list[Individual]:
+    def _propose(self, source: Callable[[], BoolArray]) -> None:
         """Collect different masks that nobody has told, as many as a generation may hold."""
         room = self.population_size
-        if self.rules.max_evaluations is not None:
-            room = min(room, self.rules.max_evaluations - self.evaluations)
+        if self.limits.max_evaluations is not None:
+            room = min(room, self.limits.max_evaluations - self.evaluations)
         found: dict[str, Individual] = {}
         for attempt in range(_ATTEMPTS):
-            for mask in propose(1.0 + attempt):
+            self._boldness = 1.0 + attempt
+            for mask in source():
                 individual = self._candidate(mask)
                 if individual.key not in self._archive:
                     found.setdefault(individual.key, individual)
             if len(found) >= room:
                 break
-        cohort = list(found.values())[:room]
-        feasible = self.space.feasible(stack(cohort, self.space.num_channels))
-        for individual, fits in zip(cohort, feasible, strict=True):
-            if not fits:  # only without repair; not worth an evaluation
-                individual.rate(math.nan)
-        return cohort
+        self._cohort = list(found.values())[:room]
+        if not found:
+            self._stop_reason = "variation finds no mask that is new"
 
-    def _complete(self, cohort: list[Individual]) -> None:
+    def _complete(self) -> None:
         """Close a generation: learn from it and write it down."""
-        told = [one for one in cohort if one.key in self._archive]
+        told = [one for one in self._cohort if one.metric is not None]
         for one in told:  # in the order of asking, so that the order of telling makes no difference
             self._archive[one.key] = self._archive.pop(one.key)
-        self._learn(cohort)
+        self._learn(told)
         self.generation += 1
-        finite = [one.value for one in told if math.isfinite(one.value)]
-        best = self._ranked(1)
+        mask, best = self.best
         self._history.record(
             generation=self.generation,
             evaluations=self.evaluations,
-            unique=len(told),
-            failed=len(told) - len(finite),
-            best=best[0].value if best else math.nan,
-            mean=float(np.mean(finite)) if finite else math.nan,
-            std=float(np.std(finite)) if finite else math.nan,
+            best=best,
             seconds=self.seconds,
-            widths=self.space.counts(stack(best, self.space.num_channels)).ravel().tolist(),
+            widths=self.space.counts(mask[None])[0].tolist(),
+            **self.statistics.compile(told),
         )
+
+
+def _statistics() -> tools.Statistics:
+    """What is said of a generation, from the metrics told in it."""
+    statistics = tools.Statistics(key=attrgetter("value"))
+    statistics.register("unique", len)
+    statistics.register("failed", lambda values: len(values) - len(_finite(values)))
+    statistics.register("mean", lambda values: _of_finite(np.mean, values))
+    statistics.register("std", lambda values: _of_finite(np.std, values))
+    return statistics
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def _of_finite(function: Callable[[list[float]], Any], values: Sequence[float]) -> float:
+    finite = _finite(values)
+    return float(function(finite)) if finite else math.nan

@@ -38,6 +38,9 @@ class EvaluationFactor:
         self.rate = rate
         self.values: FloatArray = (within + overall) / 2
 
+    def __repr__(self) -> str:
+        return f"EvaluationFactor({len(self.values)} channels, rate {self.rate:g})"
+
     def follow(self, elite: BoolArray, everyone: BoolArray) -> None:
         """Take one step toward what the elite keeps.
 

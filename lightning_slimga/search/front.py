@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lightning_slimga.search.individual import decode_mask, encode_mask
+from lightning_slimga.search.individual import SIGN, decode_mask, encode_mask
 from lightning_slimga.search.widths import BoolArray
 
 _FORMAT = 1
@@ -25,14 +25,18 @@ class FrontPoint:
         mask: True = keep, shape (C,).
         metric: as told.
         cost: in the unit of the space's first budget.
+
+    >>> import numpy as np
+    >>> FrontPoint(np.array([True, False]), metric=0.9, cost=1200.0)
+    FrontPoint(metric=0.9, cost=1200.0)
     """
 
-    mask: BoolArray
+    mask: BoolArray = field(repr=False)
     metric: float
     cost: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Front:
     """The points of a search, and what they belong to.
 
@@ -44,6 +48,15 @@ class Front:
         layers: name and channels of each layer of the mask.
         full: the uncut network's metric and cost.
         weights: a hash of the weights that the metrics were measured with.
+
+    >>> import numpy as np
+    >>> kept = np.eye(3, dtype=bool)
+    >>> points = [FrontPoint(kept[i], metric, 1.0 + i) for i, metric in enumerate((0.1, 0.8, 0.9))]
+    >>> front = Front(tuple(points), "acc", "max", "macs", (("conv", 3),), full=(0.95, 4.0))
+    >>> front
+    Front(3 points, acc 0.1 to 0.9 at macs 1 to 3)
+    >>> front.knee(), front.cheapest(floor=0.85)
+    (1, 2)
     """
 
     points: tuple[FrontPoint, ...]
@@ -53,6 +66,12 @@ class Front:
     layers: tuple[tuple[str, int], ...]
     full: tuple[float, float]
     weights: str = ""
+
+    def __repr__(self) -> str:
+        ends = (self.points[0], self.points[-1]) if self.points else ()
+        metric, cost = (" to ".join(f"{getattr(p, n):g}" for p in ends) for n in ("metric", "cost"))
+        span = f", {self.monitor} {metric} at {self.budget} {cost}" if ends else ""
+        return f"Front({len(self)} points{span})"
 
     def __len__(self) -> int:
         return len(self.points)
@@ -66,12 +85,21 @@ class Front:
         return replace(self, points=tuple(undominated(points, self.mode)))
 
     def knee(self) -> int:
-        """Return the index of the point farthest above the line between both ends."""
-        return knee(self.points, self.mode)
+        """Return the index of the point farthest above the line between both ends.
+
+        Both axes are scaled to 0..1. Of one or two points the best is taken.
+        """
+        if len(self) < 3:
+            return len(self) - 1
+        cost = np.array([point.cost for point in self.points])
+        metric = SIGN[self.mode] * np.array([point.metric for point in self.points])
+        cost = (cost - cost[0]) / (cost[-1] - cost[0])
+        metric = (metric - metric[0]) / (metric[-1] - metric[0])
+        return int((metric - cost).argmax())
 
     def cheapest(self, floor: float) -> int | None:
         """Return the index of the cheapest point that is at least as good as `floor`, or None."""
-        sign = 1.0 if self.mode == "max" else -1.0
+        sign = SIGN[self.mode]
         good = (i for i, point in enumerate(self.points) if sign * point.metric >= sign * floor)
         return next(good, None)
 
@@ -138,27 +166,13 @@ class Front:
 
 def undominated(points: Sequence[FrontPoint], mode: str) -> list[FrontPoint]:
     """Return the points with a finite metric that no other beats, cheapest first, equals once."""
-    sign = 1.0 if mode == "max" else -1.0
+    sign = SIGN[mode]
     finite = [point for point in points if math.isfinite(point.metric)]
     front: list[FrontPoint] = []
     for point in sorted(finite, key=lambda point: (point.cost, -sign * point.metric)):
         if not front or sign * point.metric > sign * front[-1].metric:
             front.append(point)
     return front
-
-
-def knee(points: Sequence[FrontPoint], mode: str) -> int:
-    """Return the index of the point farthest above the line between both ends of a front.
-
-    Both axes are scaled to 0..1. Of one or two points the best is taken.
-    """
-    if len(points) < 3:
-        return len(points) - 1
-    cost = np.array([point.cost for point in points])
-    metric = (1.0 if mode == "max" else -1.0) * np.array([point.metric for point in points])
-    cost = (cost - cost[0]) / (cost[-1] - cost[0])
-    metric = (metric - metric[0]) / (metric[-1] - metric[0])
-    return int((metric - cost).argmax())
 
 
 def _finite(value: float) -> float | None:

@@ -36,8 +36,10 @@ class LowestAtCost(base.Fitness):  # type: ignore[misc]
     weights = (-1.0, -1.0)
 
 
-FITNESS = {"max": Highest, "min": Lowest}
-FITNESS_AT_COST = {"max": HighestAtCost, "min": LowestAtCost}
+FITNESS: dict[str, type[base.Fitness]] = {"max": Highest, "min": Lowest}
+FITNESS_AT_COST: dict[str, type[base.Fitness]] = {"max": HighestAtCost, "min": LowestAtCost}
+SIGN: dict[str, float] = {mode: kind.weights[0] for mode, kind in FITNESS.items()}
+"""What turns a metric of that mode into one that should be high."""
 
 
 @dataclass
@@ -56,6 +58,9 @@ class Individual:
     metric: float | None = None
     costs: tuple[float, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Individual({self.mask.sum()} of {self.mask.size} channels, metric {self.metric})"
+
     @property
     def key(self) -> str:
         """The mask as text: equal masks, and no others, have equal keys."""
@@ -65,6 +70,11 @@ class Individual:
     def value(self) -> float:
         """The metric as a number, NaN as long as there is none."""
         return math.nan if self.metric is None else self.metric
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether there is a metric that is a number and not infinite."""
+        return math.isfinite(self.value)
 
     def rate(self, metric: float) -> None:
         """Set the fitness. A metric that is not finite counts as worst."""

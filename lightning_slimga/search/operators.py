@@ -12,6 +12,9 @@ import numpy as np
 from lightning_slimga.search.space import SearchSpace
 from lightning_slimga.search.widths import BoolArray, FloatArray, IntArray
 
+_LOYALTY = 0.5  # half the range of the factor: what a kept channel is ahead of a dropped one
+_NEAR = 4  # neighbours that a child inherits from
+
 
 def rank_weights(count: int) -> FloatArray:
     """Return weights for `count` parents, best first, falling with the log of the rank, sum 1."""
@@ -19,38 +22,50 @@ def rank_weights(count: int) -> FloatArray:
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
-def draw_layers(num_parents: int, shape: tuple[int, ...], rng: np.random.Generator) -> IntArray:
-    """Crossover, first half: draw for each layer of each child the parent that it comes from.
-
-    Better parents are drawn more often. Drawing before copying lets the search look at the widths
-    of many children and make the masks of few.
+def inherit_layers(
+    parents: BoolArray, count: int, space: SearchSpace, rng: np.random.Generator
+) -> BoolArray:
+    """Crossover: each layer comes whole from one of the parents, more often from a better one.
 
     Args:
-        num_parents: parents, best first.
-        shape: children and layers, for instance (P, L).
+        parents: masks, best first, shape (E, C).
+        count: children wanted.
+        space: gives the layers.
         rng: the search's generator.
 
     Returns:
-        Index of a parent, of that shape.
+        Children, shape (count, C); over budget or under until repaired.
     """
-    drawn: IntArray = rng.choice(num_parents, shape, p=rank_weights(num_parents))
-    return drawn
+    weights = rank_weights(len(parents))
+    origin = rng.choice(len(parents), (count, space.num_layers), p=weights)
+    return copy_layers(parents, origin, space)
 
 
-def inherit_layers(space: SearchSpace, parents: BoolArray, origin: IntArray) -> BoolArray:
-    """Crossover, second half: copy whole layers from the parents.
+def inherit_nearby(
+    parents: BoolArray, count: int, space: SearchSpace, rng: np.random.Generator
+) -> BoolArray:
+    """Crossover: each child has an anchor among the parents and inherits from those around it.
 
     Args:
+        parents: masks, cheapest first, so that neighbours cost about the same, shape (E, C).
+        count: children wanted.
         space: gives the layers.
-        parents: masks, shape (E, C).
-        origin: the parent of each layer of each child, shape (P, L).
+        rng: the search's generator.
 
     Returns:
-        Children, shape (P, C); over budget or under until repaired.
+        Children, shape (count, C).
     """
+    shape = (count, space.num_layers)
+    anchors = rng.integers(len(parents), size=(count, 1))
+    steps = rng.choice(min(_NEAR, len(parents)), shape, p=rank_weights(min(_NEAR, len(parents))))
+    origin = np.clip(anchors + steps * rng.choice((-1, 1), shape), 0, len(parents) - 1)
+    return copy_layers(parents, origin, space)
+
+
+def copy_layers(parents: BoolArray, origin: IntArray, space: SearchSpace) -> BoolArray:
+    """Return children, shape (P, C), whose layers come from the parents `origin`, shape (P, L)."""
     children = np.empty((len(origin), space.num_channels), dtype=np.bool_)
-    for layer, (start, size) in enumerate(zip(space.starts, space.grid.size, strict=True)):
-        part = slice(start, start + size)
+    for layer, part in enumerate(space.slices):
         children[:, part] = parents[origin[:, layer], part]
     return children
 
@@ -103,31 +118,10 @@ def swap_borderline(
     result: BoolArray = masks.copy()
     chosen = rng.random((len(masks), space.num_layers)) < rate
     for row, layer in zip(*np.nonzero(chosen), strict=True):
-        part = slice(space.starts[layer], space.starts[layer] + space.grid.size[layer])
+        part = space.slices[layer]
         kept = masks[row, part]
         value = factor[part] + _LOYALTY * kept + noise * rng.gumbel(size=len(kept))
         best = np.argsort(-value, kind="stable")[: kept.sum()]
         result[row, part] = False
         result[row, part.start + best] = True
     return result
-
-
-_LOYALTY = 0.5  # half the range of the factor: what a kept channel is ahead of a dropped one
-
-
-def mix_bits(
-    space: SearchSpace, parents: BoolArray, count: int, rng: np.random.Generator, *, rate: float
-) -> BoolArray:
-    """Uniform crossover of two parents and bit flips, as without any knowledge of layers.
-
-    Args:
-        space: gives the number of channels.
-        parents: masks, best first, shape (E, C).
-        count: children wanted.
-        rng: the search's generator.
-        rate: share of the bits flipped.
-    """
-    chosen = rng.choice(len(parents), (2, count), p=rank_weights(len(parents)))
-    shape = (count, space.num_channels)
-    mixed = np.where(rng.random(shape) < 0.5, parents[chosen[0]], parents[chosen[1]])
-    return np.asarray(mixed ^ (rng.random(shape) < rate), dtype=np.bool_)

@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_slimga.search.individual import SIGN
 from lightning_slimga.search.widths import FloatArray
 
 MIN_BATCHES = 4
@@ -72,7 +73,7 @@ class Race:
         self.num_batches = num_batches
         self.off: str | None = None
         self.shares: list[float] = []
-        self._sign = 1.0 if mode == "max" else -1.0
+        self._sign = SIGN[mode]
         self._parents = parents
         self._best: list[_Finished] = []
         self.block = 1

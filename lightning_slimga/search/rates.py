@@ -16,8 +16,10 @@ class Rates:
         swap: share of the layers in which borderline channels are chosen anew.
         noise: noise on the factor when they are.
         learning: rate of the evaluation factor.
-        flips: share of the bits flipped without layer operators.
-        siblings: children from which screening takes the one that is evaluated.
+        siblings: mutations from which screening takes the one that is evaluated; 1 is no screening.
+
+    >>> Rates(sigma=0.2).bolder(2.0).sigma
+    0.4
     """
 
     parents: float = 1 / 3
@@ -26,15 +28,14 @@ class Rates:
     swap: float = 0.1
     noise: float = 0.15
     learning: float = 0.3
-    flips: float = 0.02
     siblings: int = 32
 
     def bolder(self, boldness: float) -> Rates:
-        """Return rates of stronger mutations, for when weaker ones bring nothing new."""
+        """Return rates of stronger mutations, less screened, for when others bring nothing new."""
         return replace(
             self,
             sigma=self.sigma * boldness,
             swap=min(1.0, self.swap * boldness),
             noise=self.noise * boldness,
-            flips=min(0.5, self.flips * boldness),
+            siblings=max(1, int(self.siblings / boldness)),
         )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,11 +20,15 @@ class Budget:
         limit: the largest allowed cost, in the unit of `cost`.
         cost: maps kept channels per layer, shape (P, L), to costs, shape (P,). It may never fall
             when a layer gets wider; repair relies on it.
+
+    >>> import numpy as np
+    >>> Budget("channels", 4, lambda counts: counts.sum(axis=1)).cost_of(np.array([2, 3]))
+    5.0
     """
 
     name: str
     limit: float
-    cost: Callable[[IntArray], IntArray | FloatArray]
+    cost: Callable[[IntArray], IntArray | FloatArray] = field(repr=False)
 
     def cost_of(self, counts: IntArray) -> float:
         """Return the cost of one network with these kept channels per layer, shape (L,)."""
@@ -47,17 +51,28 @@ class SearchSpace:
     Args:
         layers: (name, slice) of each layer; the slices follow each other and cover the mask.
         scores: importance of each channel, for instance |γ|; finite, not negative, shape (C,).
-            The seeds and the controls rank by them.
+            The seeds rank by them.
         budgets: limits that a mask has to meet, all of them; empty means no limit.
-        min_channels: fewest channels each layer keeps, or a mapping from layer names to that
-            number (1 for layers it does not name). Clipped to the size of the layer.
-        round_to: a layer keeps a multiple of this many channels, or all. A layer smaller than
-            this stays whole.
+        min_channels: fewest channels that a layer keeps, at least 1; a smaller one stays whole.
+        round_to: a layer keeps a multiple of this many channels, at least 1, or all.
         effects: how much each channel does to what comes after it, in the form of the scores. The
             evaluation factor starts from them, and they give seeds of their own. None: the scores.
 
+    Attributes:
+        slices: the channels of each layer in a mask.
+        layer_ids: the layer of each channel, shape (C,).
+        grid: the widths that each layer may have.
+
     Raises:
         ValueError: an argument does not fit, or a budget cannot be met by any mask.
+
+    >>> import numpy as np
+    >>> half = Budget("channels", 3, lambda counts: counts.sum(axis=1))
+    >>> space = SearchSpace([("a", slice(0, 2)), ("b", slice(2, 6))], np.arange(6.0), [half])
+    >>> space
+    SearchSpace(2 layers, 6 channels, channels <= 3)
+    >>> space.repair(np.ones((1, 6), dtype=bool), space.scores).astype(int)
+    array([[0, 1, 0, 0, 1, 1]])
     """
 
     def __init__(
@@ -66,24 +81,29 @@ class SearchSpace:
         scores: FloatArray,
         budgets: Sequence[Budget],
         *,
-        min_channels: int | Mapping[str, int] = 1,
+        min_channels: int = 1,
         round_to: int = 1,
         effects: FloatArray | None = None,
     ) -> None:
-        self.names = tuple(name for name, _ in layers)
         size = _sizes(layers)
+        self.names = tuple(name for name, _ in layers)
+        self.slices = tuple(part for _, part in layers)
         self.scores = _checked("scores", scores, int(size.sum()))
         self.effects = self.scores
         if effects is not None:
             self.effects = _checked("effects", effects, int(size.sum()))
         self.budgets = tuple(budgets)
-        if round_to < 1:
-            raise ValueError(f"Expected argument `round_to` to be at least 1, but got {round_to}.")
-        fewest = _fewest(self.names, min_channels)
-        self.grid = WidthGrid.build(size, fewest, round_to)
+        for name, value in (("min_channels", min_channels), ("round_to", round_to)):
+            if value < 1:
+                raise ValueError(f"Expected argument `{name}` to be at least 1, but got {value}.")
+        self.grid = WidthGrid.build(size, min_channels, round_to)
         self.starts: IntArray = np.concatenate([[0], np.cumsum(size)[:-1]]).astype(np.int64)
         self.layer_ids: IntArray = np.repeat(np.arange(len(size)), size)
         self._refuse_impossible()
+
+    def __repr__(self) -> str:
+        limits = "".join(f", {one.name} <= {one.limit:g}" for one in self.budgets)
+        return f"SearchSpace({self.num_layers} layers, {self.num_channels} channels{limits})"
 
     @property
     def num_channels(self) -> int:
@@ -115,8 +135,7 @@ class SearchSpace:
 
     def is_legal(self, counts: IntArray) -> BoolArray:
         """Return which counts, shape (P, L), are widths that every layer may have."""
-        result: BoolArray = (self.grid.counts(self.grid.levels(counts)) == counts).all(axis=1)
-        return result
+        return self.grid.is_legal(counts)
 
     def feasible(self, masks: BoolArray) -> BoolArray:
         """Return which masks, shape (P, C), meet all budgets and only have legal widths."""
@@ -204,21 +223,3 @@ def _checked(argument: str, values: FloatArray, num_channels: int) -> FloatArray
             "Has training diverged?"
         )
     return values
-
-
-def _fewest(names: Sequence[str], min_channels: int | Mapping[str, int]) -> IntArray:
-    if isinstance(min_channels, Mapping):
-        unknown = sorted(set(min_channels) - set(names))
-        if unknown:
-            raise ValueError(
-                f"Expected argument `min_channels` to name layers among {list(names)}, "
-                f"but got {unknown}."
-            )
-        fewest = [min_channels.get(name, 1) for name in names]
-    else:
-        fewest = [min_channels] * len(names)
-    if min(fewest) < 1:
-        raise ValueError(
-            f"Expected argument `min_channels` to be at least 1, but got {min_channels!r}."
-        )
-    return np.array(fewest, dtype=np.int64)

@@ -12,20 +12,23 @@ _ENOUGH = 8  # equal metrics from so many different masks are no coincidence
 
 
 @dataclass(frozen=True)
-class StopRules:
-    """The limits a user sets.
+class Limits:
+    """How far a search goes at most; the first limit that is reached ends it.
 
     Attributes:
-        generations: generations to run, at least 1.
+        generations: generations to run, at least 1; the first holds the seeds.
         max_evaluations: told candidates, at least 1; None is no limit.
-        max_time: seconds, positive; None is no limit.
-        patience: generations without a better best, at least 1; None is no limit.
+        max_time: seconds, positive, time before an interruption included; None is no limit.
+        patience: generations without a better best metric, at least 1; None is no limit.
 
     Raises:
         ValueError: a limit is out of its range.
+
+    >>> Limits(max_evaluations=216).spent(216, bests=[0.7, 0.8])
+    'reached max_evaluations=216'
     """
 
-    generations: int
+    generations: int = 9
     max_evaluations: int | None = None
     max_time: float | None = None
     patience: int | None = None

@@ -16,6 +16,18 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+def fewest_channels(size: IntArray, min_channels: int, round_to: int) -> IntArray:
+    """Return the smallest legal width of layers of these sizes, of the same shape.
+
+    Args:
+        size: channels of each layer.
+        min_channels: fewest channels that a layer keeps, at least 1; a smaller one stays whole.
+        round_to: a layer keeps a multiple of this, at least 1, or all of its channels.
+    """
+    least: IntArray = np.minimum(-(-min_channels // round_to) * round_to, size)
+    return least
+
+
 @dataclass(frozen=True)
 class WidthGrid:
     """Legal widths of all layers.
@@ -31,18 +43,9 @@ class WidthGrid:
     step: int
 
     @classmethod
-    def build(cls, size: IntArray, min_channels: IntArray, round_to: int) -> WidthGrid:
-        """Build the grid of multiples of `round_to`, with the full width always legal.
-
-        A layer smaller than `round_to` has no multiple below its size, so it stays whole.
-
-        Args:
-            size: channels of each layer, shape (L,).
-            min_channels: fewest channels each layer may keep, shape (L,); clipped to the size.
-            round_to: widths are multiples of this or the full width.
-        """
-        multiples = -(-min_channels // round_to) * round_to
-        return cls(size=size, lowest=np.minimum(multiples, size), step=round_to)
+    def build(cls, size: IntArray, min_channels: int, round_to: int) -> WidthGrid:
+        """Build the grid of what `fewest_channels` describes, the full width always legal."""
+        return cls(size, fewest_channels(size, min_channels, round_to), round_to)
 
     @property
     def top(self) -> IntArray:
@@ -60,3 +63,8 @@ class WidthGrid:
         below = np.floor((widths - self.lowest) / self.step).astype(np.int64)
         inside = np.clip(below, 0, self.top)
         return np.asarray(np.where(widths >= self.size, self.top, inside), dtype=np.int64)
+
+    def is_legal(self, counts: IntArray) -> BoolArray:
+        """Return which counts, shape (..., L), are widths that every layer may have, (...)."""
+        result: BoolArray = (self.counts(self.levels(counts)) == counts).all(axis=-1)
+        return result

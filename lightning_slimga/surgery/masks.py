@@ -12,6 +12,7 @@ import torch
 
 from lightning_slimga.arguments import SURGERY, check_fields
 from lightning_slimga.graph.layers import Layer
+from lightning_slimga.search.widths import fewest_channels
 from lightning_slimga.surgery.masking import Mask
 
 
@@ -62,7 +63,7 @@ class Widths:
 
     def fewest(self, channels: int) -> int:
         """The fewest channels that a layer of so many may keep."""
-        return min(-(-self.min_channels // self.round_to) * self.round_to, channels)
+        return int(fewest_channels(np.array(channels), self.min_channels, self.round_to))
 
     def notes(self, layers: Sequence[Layer]) -> list[str]:
         """What follows for the layers of a network, in words; nothing where all is allowed."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback
-from lightning_slimga.search import GeneticSearch, ParetoSearch
+from lightning_slimga.search import GeneticSearch, Limits, ParetoSearch
 from tests.search.spaces import drive, hidden_metric, make_space
 
 FILE = Path(__file__).with_name("golden.json")
@@ -94,7 +94,7 @@ def fit(seed: int) -> dict[str, Any]:
 def search(kind: type[GeneticSearch] | type[ParetoSearch], seed: int) -> dict[str, Any]:
     """One search of a hidden metric, without a network."""
     space = make_space((8, 12, 16, 24), seed=seed)
-    found = kind(space, population_size=12, generations=6, seed=seed)
+    found = kind(space, population_size=12, limits=Limits(6), seed=seed)
     drive(found, hidden_metric(space))
     mask, value = found.best
     return {

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightning_slimga.search import EvaluationFactor, SearchSpace
+from lightning_slimga.search import SearchSpace
+from lightning_slimga.search.factor import EvaluationFactor
 from tests.search.spaces import layers_of
 
 

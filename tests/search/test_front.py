@@ -58,6 +58,18 @@ def test_knee_and_floor():
     assert make((0.2, 1.0), (0.3, 2.0)).knee() == 1
 
 
+@pytest.mark.parametrize(("mode", "sign"), [("max", 1), ("min", -1)])
+def test_the_knee_is_where_the_curve_bends(mode, sign):
+    shares = np.linspace(0.1, 1.0, 10)
+    bent = [(sign * (min(share / 0.4, 1.0) + 0.1 * share), share) for share in shares]
+    assert make(*bent, mode=mode).knee() == 3
+
+
+def test_it_is_shown_in_a_line():
+    assert repr(make(*FRONT)) == "Front(4 points, val_acc 0.2 to 0.8 at macs 100 to 900)"
+    assert repr(make()) == "Front(0 points)"
+
+
 def test_measured_anew_drops_what_has_become_dominated():
     front = make(*FRONT).measured([0.1, 0.8, 0.7, math.nan])
     assert [(p.metric, p.cost) for p in front.points] == [(0.1, 100.0), (0.8, 300.0)]

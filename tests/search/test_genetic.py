@@ -6,10 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from lightning_slimga.search import GeneticSearch, RandomSearch, Rates
+from benchmarks.search_controls import RandomSearch
+from lightning_slimga.search import GeneticSearch, Limits, Rates
 from tests.search.spaces import drive, hidden_metric, make_space
 
-SMALL = {"population_size": 6, "generations": 4}
+SMALL = {"population_size": 6, "limits": Limits(4)}
 
 
 def run(space, metric, **arguments):
@@ -112,7 +113,6 @@ def test_seeds_are_in_the_first_generation_and_reported():
     uniform = space.repair(np.ones((1, space.num_channels), bool), space.scores)[0]
     assert search.seeds["uniform"] == metric(uniform)
     assert search.best[1] >= max(search.seeds.values())
-    assert run(space, metric, seeds=False).seeds == {}
 
 
 def test_not_finite_counts_as_worst():
@@ -142,7 +142,7 @@ def test_not_finite_counts_as_worst():
 )
 def test_stops_at_the_limit_and_says_so(limits, reason, evaluations):
     space = make_space()
-    search = run(space, hidden_metric(space), **limits)
+    search = run(space, hidden_metric(space), limits=Limits(**{"generations": 4, **limits}))
     assert search.stop_reason == reason
     assert search.evaluations == search.history[-1]["evaluations"] == evaluations
     assert search.ask() == []
@@ -154,8 +154,7 @@ def test_patience_counts_generations_without_a_better_best():
     search = run(
         space,
         lambda mask: 1.0 if np.array_equal(mask, first) else 0.5 * hidden_metric(space)(mask),
-        generations=50,
-        patience=3,
+        limits=Limits(50, patience=3),
     )
     assert search.stop_reason == "no better candidate for 3 generations (patience=3)"
     assert len(search.history) == 4
@@ -163,7 +162,7 @@ def test_patience_counts_generations_without_a_better_best():
 
 def test_max_time_ends_within_a_generation_and_keeps_what_was_told():
     space = make_space()
-    search = GeneticSearch(space, max_time=1e-9, **SMALL)
+    search = GeneticSearch(space, population_size=6, limits=Limits(4, max_time=1e-9))
     drive(search, hidden_metric(space))
     assert search.evaluations == 1
     assert search.stop_reason == "reached max_time=1e-09 seconds"
@@ -175,7 +174,7 @@ def test_max_time_ends_within_a_generation_and_keeps_what_was_told():
     [(0.1, "no signal: all 8 candidates have the same metric 0.1"), (math.nan, "no signal: none")],
 )
 def test_a_search_without_signal_stops_early(value, reason):
-    search = GeneticSearch(make_space(), population_size=8, generations=50)
+    search = GeneticSearch(make_space(), population_size=8, limits=Limits(50))
     drive(search, lambda mask: value)
     assert search.stop_reason.startswith(reason)
     assert search.evaluations == 8
@@ -183,7 +182,7 @@ def test_a_search_without_signal_stops_early(value, reason):
 
 def test_a_search_whose_metrics_drown_in_noise_stops_early():
     space = make_space()
-    search = GeneticSearch(space, population_size=8, generations=50)
+    search = GeneticSearch(space, population_size=8, limits=Limits(50))
     metric, search.noise = hidden_metric(space), 1e9
     drive(search, metric)
     assert search.stop_reason.startswith("no signal: the metrics of 8 candidates lie within")
@@ -192,7 +191,7 @@ def test_a_search_whose_metrics_drown_in_noise_stops_early():
 
 def test_a_space_with_few_masks_is_exhausted():
     space = make_space((2, 2), 0.9)
-    search = run(space, hidden_metric(space), generations=100)
+    search = run(space, hidden_metric(space), limits=Limits(100))
     assert search.stop_reason == "variation finds no mask that is new"
     assert search.evaluations <= 15
 
@@ -206,7 +205,17 @@ def test_best_before_any_metric_is_an_error():
     ("change", "message"),
     [
         ({"mode": "up"}, "`mode` to be 'max' or 'min', but got 'up'"),
-        ({"population_size": 1}, "`population_size` to be at least 2, but got 1"),
+        ({"population_size": 0}, "`population_size` to be at least 1, but got 0"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        GeneticSearch(make_space(), **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"generations": 0}, "`generations` to be at least 1, but got 0"),
         ({"max_evaluations": 0}, "`max_evaluations` to be at least 1, but got 0"),
         ({"max_time": 0}, "`max_time` to be positive seconds, but got 0"),
@@ -214,9 +223,9 @@ def test_best_before_any_metric_is_an_error():
         ({"patience": 0}, "`patience` to be at least 1, but got 0"),
     ],
 )
-def test_bad_arguments_are_named(change, message):
+def test_bad_limits_are_named(change, message):
     with pytest.raises(ValueError, match=message):
-        GeneticSearch(make_space(), **change)
+        Limits(**change)
 
 
 def test_tell_refuses_what_was_not_asked():
@@ -233,38 +242,48 @@ def test_tell_refuses_what_was_not_asked():
         search.tell([mask], [0.1])
 
 
-@pytest.mark.parametrize("without", ["evaluation_factor", "layer_operators", "screening", "seeds"])
-def test_every_part_can_be_switched_off(without):
+def test_a_factor_that_does_not_learn_finds_something_else():
     space = make_space()
-    plain = run(space, hidden_metric(space), **{without: False})
+    plain = run(space, hidden_metric(space), evaluation_factor=False)
     full = run(space, hidden_metric(space))
-    assert plain.evaluations == 24
     assert plain.state_dict()["archive"] != full.state_dict()["archive"]
 
 
-@pytest.mark.parametrize("layer_operators", [True, False])
-def test_without_repair_infeasible_candidates_cost_no_evaluation(layer_operators):
-    space = make_space(share=0.15)
-    asked = []
-    search = run(
-        space,
-        lambda mask: asked.append(mask) or hidden_metric(space)(mask),
-        repair=False,
-        seeds=False,
-        layer_operators=layer_operators,
-        generations=6,
-    )
-    assert search.done
-    assert 0 < len(asked) < 36
-    assert space.feasible(np.array(asked)).all()
+def test_a_population_of_one_breeds():
+    search = run(make_space(), hidden_metric(make_space()), population_size=1, limits=Limits(12))
+    assert search.evaluations == 12
 
 
-def test_nothing_feasible_without_repair_ends_in_words():
-    space = make_space((8, 12, 16), 0.031)
-    search = GeneticSearch(space, repair=False, seeds=False, **SMALL)
-    assert search.ask() == []
-    assert search.stop_reason == "finished 4 generations"
-    assert search.elite(3) == []
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_hall_of_fame_is_the_elite_and_both_are_the_archive_sorted(mode):
+    space = make_space()
+    coarse = hidden_metric(space)
+    search = run(space, lambda mask: round(coarse(mask), 1), mode=mode)  # many are equal
+    told = [(key, metric) for key, metric in search.state_dict()["archive"]]
+    expected = sorted(told, key=lambda one: one[1], reverse=mode == "max")[:6]
+    assert [(one.key, one.metric) for one in search.hall_of_fame] == expected
+    for one, (mask, value) in zip(search.hall_of_fame, search.elite(6), strict=True):
+        assert np.array_equal(one.mask, mask)
+        assert one.metric == value
+
+
+def test_a_statistic_that_is_registered_is_in_the_history():
+    space, told = make_space(), []
+    metric = hidden_metric(space)
+    search = GeneticSearch(space, **SMALL)
+    search.statistics.register("median", lambda values: float(np.median(values)))
+    drive(search, lambda mask: told.append(metric(mask)) or told[-1])
+    medians = [np.median(told[6 * i : 6 * i + 6]) for i in range(4)]
+    assert [entry["median"] for entry in search.history] == medians
+
+
+def test_it_says_in_a_line_where_it_stands():
+    search = GeneticSearch(make_space(), **SMALL)
+    assert repr(search) == "GeneticSearch(generation 0 of 4, 0 evaluations)"
+    search.tell(search.ask()[:2], [0.25, 0.5])
+    assert repr(search) == "GeneticSearch(generation 0 of 4, 2 evaluations, best 0.5)"
+    assert repr(search.hall_of_fame[0]).endswith("of 36 channels, metric 0.5)")
+    assert repr(search.space).startswith("SearchSpace(3 layers, 36 channels, macs <= ")
 
 
 def test_beats_random_search_and_seeds_at_equal_evaluations():
@@ -272,8 +291,8 @@ def test_beats_random_search_and_seeds_at_equal_evaluations():
     for seed in range(6):
         space = make_space([12, 12, 24, 24, 24, 48, 48, 48], 0.35, seed=seed)
         metric = hidden_metric(space, seed)
-        genetic = run(space, metric, population_size=12, generations=8, seed=seed)
-        chance = RandomSearch(space, population_size=12, generations=8, seed=seed)
+        genetic = run(space, metric, population_size=12, limits=Limits(8), seed=seed)
+        chance = RandomSearch(space, population_size=12, limits=Limits(8), seed=seed)
         drive(chance, metric)
         assert genetic.evaluations == chance.evaluations == 96
         gains.append(genetic.best[1] - max(chance.best[1], *genetic.seeds.values()))

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from lightning_slimga.search.operators import (
-    draw_layers,
     inherit_layers,
-    mix_bits,
-    rank_weights,
+    inherit_nearby,
     shift_widths,
     swap_borderline,
 )
@@ -16,27 +14,41 @@ from tests.search.spaces import make_space
 SIZES = (8, 12, 16)
 
 
-def test_rank_weights_fall_and_sum_to_one():
-    weights = rank_weights(8)
-    assert weights.sum() == pytest.approx(1)
-    assert (np.diff(weights) < 0).all()
+def marked(num_parents: int, space) -> np.ndarray:
+    """Parents whose layers tell by their first channels, in binary, whose they are."""
+    parents = np.zeros((num_parents, space.num_channels), dtype=bool)
+    for part in space.slices:
+        for bit in range(4):
+            parents[:, part.start + bit] = np.arange(num_parents) >> bit & 1
+    return parents
 
 
-def test_better_parents_give_more_layers():
-    drawn = draw_layers(4, (5000, 3), np.random.default_rng(0))
-    shares = np.bincount(drawn.ravel()) / drawn.size
-    assert np.abs(shares - rank_weights(4)).max() < 0.02
+def origins(children: np.ndarray, space) -> np.ndarray:
+    """The parent of each layer of each child; fails for a layer that is nobody's."""
+    found = np.stack(
+        [children[:, part.start : part.start + 4] @ (1 << np.arange(4)) for part in space.slices], 1
+    )
+    for layer, part in enumerate(space.slices):
+        expected = marked(16, space)[found[:, layer], part]
+        assert np.array_equal(children[:, part], expected)
+    return found
 
 
-def test_each_layer_comes_whole_from_the_parent_drawn():
+def test_each_layer_comes_whole_from_a_parent_and_more_often_from_a_better_one():
     space = make_space(SIZES)
-    rng = np.random.default_rng(0)
-    parents = rng.random((4, space.num_channels)) < 0.5
-    origin = rng.integers(4, size=(10, 3))
-    children = inherit_layers(space, parents, origin)
-    for child, drawn in zip(children, origin, strict=True):
-        for layer, part in enumerate((slice(0, 8), slice(8, 20), slice(20, 36))):
-            assert np.array_equal(child[part], parents[drawn[layer], part])
+    children = inherit_layers(marked(8, space), 5000, space, np.random.default_rng(0))
+    shares = np.bincount(origins(children, space).ravel(), minlength=8) / children.shape[0] / 3
+    assert (np.diff(shares) < 0).all()
+    assert shares[0] > 3 * shares[7]
+
+
+@pytest.mark.parametrize("num_parents", [1, 2, 16])
+def test_neighbours_are_at_most_three_from_the_anchor(num_parents):
+    space = make_space(SIZES)
+    parents = marked(num_parents, space)
+    found = origins(inherit_nearby(parents, 3000, space, np.random.default_rng(0)), space)
+    assert np.ptp(found, axis=1).max() <= 6
+    assert set(found.ravel().tolist()) == set(range(num_parents))
 
 
 def test_shift_changes_the_wanted_number_of_layers_and_at_least_one():
@@ -72,10 +84,3 @@ def test_swap_leaves_channels_far_from_the_border():
     changed = (swapped != mask).mean(axis=0)
     near, far = np.abs(factor - 0.5) < 0.15, np.abs(factor - 0.5) > 0.4
     assert changed[near].mean() > 5 * changed[far].mean()
-
-
-def test_bits_are_mixed_and_flipped_at_the_rate():
-    space = make_space(SIZES)
-    parents = np.repeat(np.array([[True], [True]]), space.num_channels, axis=1)
-    children = mix_bits(space, parents, 1000, np.random.default_rng(0), rate=0.1)
-    assert (~children).mean() == pytest.approx(0.1, abs=0.01)

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from lightning_slimga.search import ParetoSearch, SearchSpace
+from lightning_slimga.search import Limits, ParetoSearch, SearchSpace
 from tests.search.spaces import drive, hidden_metric, layers_of, make_space
 
 
 def run(space, metric, **arguments):
-    search = ParetoSearch(space, **{"population_size": 12, "generations": 6, **arguments})
+    search = ParetoSearch(space, **{"population_size": 12, "limits": Limits(6), **arguments})
     told = []
 
     def noted(mask):
@@ -50,39 +50,13 @@ def test_front_spans_the_range_of_costs():
 
 def test_generations_improve_the_front():
     space = make_space((12, 24, 24, 24), 1.0)
-    _, told = run(space, hidden_metric(space), generations=12)
+    _, told = run(space, hidden_metric(space), limits=Limits(12))
 
     def area(points):
         grid = np.linspace(0.2, 1.0, 50) * space.budgets[0].limit
         return np.mean([max((m for m, c in points if c <= at), default=0.0) for at in grid])
 
     assert area(told) > area(told[:12]) + 0.02
-
-
-def test_pick():
-    space = make_space((12, 24, 24), 1.0)
-    search, told = run(space, hidden_metric(space))
-    front = search.front
-    assert search.pick(index=2).cost == front[2].cost
-    limit = 0.5 * space.budgets[0].limit
-    picked = search.pick(budget=limit)
-    assert picked.metric == max(metric for metric, cost in told if cost <= limit)
-    with pytest.raises(ValueError, match="`budget` to be at least"):
-        search.pick(budget=front[0].cost - 1)
-    with pytest.raises(ValueError, match="`how` to be 'knee', but got 'elbow'"):
-        search.pick("elbow")
-
-
-def test_knee_is_farthest_above_the_line_between_the_ends():
-    space = make_space((12, 24, 24), 1.0)
-    limit = space.budgets[0].limit
-
-    def bent(mask):
-        share = float(space.costs(mask[None])["macs"][0]) / limit
-        return min(share / 0.4, 1.0) + 0.1 * share
-
-    search, _ = run(space, bent)
-    assert search.pick().cost / limit == pytest.approx(0.4, abs=0.08)
 
 
 def test_nan_is_never_on_the_front():
@@ -104,15 +78,9 @@ def test_best_is_the_best_metric():
     [
         ({"smallest": 0.0}, "`smallest` to lie between 0 and 1, but got 0"),
         ({"smallest": 1.0}, "`smallest` to lie between 0 and 1, but got 1"),
-        ({"population_size": 1}, "`population_size` to be at least 2, but got 1"),
         ({"space": SearchSpace(layers_of((3,)), np.ones(3), [])}, "`space` to have a budget"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         ParetoSearch(**{"space": make_space(), **change})
-
-
-def test_pick_before_any_metric_is_an_error():
-    with pytest.raises(ValueError, match="the front is empty"):
-        ParetoSearch(make_space()).pick()

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_slimga.search import GeneticSearch, HillClimbing, ParetoSearch, RandomSearch
+from benchmarks.search_ablations import without
+from benchmarks.search_controls import HillClimbing, RandomSearch
+from lightning_slimga.search import GeneticSearch, Limits, ParetoSearch
 from tests.search.spaces import drive, hidden_metric, make_space
 
 BUILD = {
-    "genetic": lambda space: GeneticSearch(space, population_size=5, generations=4),
-    "no repair": lambda space: GeneticSearch(
-        space, population_size=5, generations=5, repair=False, seeds=False
+    "genetic": lambda space: GeneticSearch(space, population_size=5, limits=Limits(4)),
+    "no repair": lambda space: without("repair", space, population_size=5, limits=Limits(5)),
+    "own operators": lambda space: without(
+        "layer_operators", space, population_size=5, limits=Limits(3), mode="min"
     ),
-    "bits": lambda space: GeneticSearch(
-        space, population_size=5, generations=3, layer_operators=False, mode="min"
-    ),
-    "random": lambda space: RandomSearch(space, population_size=5, generations=3),
-    "hill": lambda space: HillClimbing(space, generations=9),
-    "pareto": lambda space: ParetoSearch(space, population_size=5, generations=4),
+    "random": lambda space: RandomSearch(space, population_size=5, limits=Limits(3)),
+    "hill": lambda space: HillClimbing(space, limits=Limits(9)),
+    "pareto": lambda space: ParetoSearch(space, population_size=5, limits=Limits(4)),
 }
 
 
@@ -68,10 +68,10 @@ def test_resumed_at_any_evaluation_equals_uninterrupted(kind):
 
 def test_time_before_the_interruption_counts():
     space = make_space()
-    first = GeneticSearch(space, population_size=5, max_time=0.2)
+    first = GeneticSearch(space, population_size=5, limits=Limits(max_time=0.2))
     drive(first, hidden_metric(space), most=2)
     time.sleep(0.25)
-    second = GeneticSearch(space, population_size=5, max_time=0.2)
+    second = GeneticSearch(space, population_size=5, limits=Limits(max_time=0.2))
     second.load_state_dict(first.state_dict())
     assert second.seconds >= 0.25
     drive(second, hidden_metric(space))
@@ -90,9 +90,9 @@ def test_time_between_the_sessions_does_not_count():
 
 def test_seeds_keep_their_names():
     space = make_space()
-    first = GeneticSearch(space, population_size=5, generations=2)
+    first = GeneticSearch(space, population_size=5, limits=Limits(2))
     drive(first, hidden_metric(space))
-    second = GeneticSearch(space, population_size=5, generations=2)
+    second = GeneticSearch(space, population_size=5, limits=Limits(2))
     second.load_state_dict(first.state_dict())
     assert second.seeds == first.seeds
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
@@ -58,13 +56,13 @@ def test_no_budget_is_met_by_everything():
 def test_impossible_budget_names_the_smallest_reachable_cost():
     macs = chain_macs([1, 1])
     with pytest.raises(
-        ValueError, match=r"budget `macs` to be reachable, but its limit is 17 .* has 90\."
+        ValueError, match=r"budget `macs` to be reachable, but its limit is 17 .* has 108\."
     ):
         SearchSpace(
             layers_of((4, 4)),
             np.ones(8),
             [Budget("macs", 17, macs)],
-            min_channels={"l0": 2, "l1": 4},
+            min_channels=3,
         )
 
 
@@ -81,7 +79,6 @@ def test_impossible_budget_names_the_smallest_reachable_cost():
         ({"effects": np.full(8, np.inf)}, "`effects` to be finite and not negative"),
         ({"round_to": 0}, "`round_to` to be at least 1, but got 0"),
         ({"min_channels": 0}, "`min_channels` to be at least 1, but got 0"),
-        ({"min_channels": {"nope": 2}}, re.escape("among ['l0', 'l1'], but got ['nope']")),
     ],
 )
 def test_bad_arguments_are_named(change, message):

@@ -126,7 +126,7 @@ class Announcer:
                 for name, dim, _, why in run.surgery.frozen
                 if run.surgery.writes(name, dim)
             ],
-            settings=vars(self.settings),
+            settings=self.settings.told,
             latency_ms=None if before is None or after is None else (before, after),
             dense=_dense(self.round),
             front=_front_rows(run),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
+from deap import base
 
 from lightning_slimga.arguments import check_patterns, one_of
 from lightning_slimga.callbacks.internals import (
@@ -84,6 +85,9 @@ class GeneticPruneCallback(pl.Callback):
             that within the first epoch; or "restart" the schedule, which is run a second time.
         seed: seed of the search; the fit's own random numbers are not touched.
         report: write tables and plots to a folder beside the run's logs.
+        toolbox: a DEAP toolbox whose `select`, `mate` or `mutate` take the place of ours; how they
+            are called says :mod:`lightning_slimga.search.breeding`. Children of any operator are
+            repaired to the budget. A resumed fit needs the same toolbox.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class GeneticPruneCallback(pl.Callback):
         finetune_lr: RatePolicy = "keep",
         seed: int = 0,
         report: bool = True,
+        toolbox: base.Toolbox | None = None,
     ) -> None:
         super().__init__()
         self._rounds = Rounds(prune_epoch, prune_epochs, budget)
@@ -145,6 +150,7 @@ class GeneticPruneCallback(pl.Callback):
             pick=pick,
             max_drop=max_drop,
             front=front,  # type: ignore[arg-type]
+            toolbox=toolbox,
         )
         self._rounds.check_choice(self.settings)
         self._front: Front | None = None

@@ -8,12 +8,12 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_slimga.callbacks.prune.settings import SearchSettings
-from lightning_slimga.search import GeneticSearch, ParetoSearch, SearchSpace
+from lightning_slimga.search import GeneticSearch, Limits, ParetoSearch, SearchSpace
 
 
 def genetic_search(space: SearchSpace, settings: SearchSettings) -> GeneticSearch:
     """Return a search for the best network within the budget."""
-    return GeneticSearch(space, patience=settings.patience, **_shared(settings))
+    return GeneticSearch(space, **_shared(settings))
 
 
 def pareto_search(space: SearchSpace, settings: SearchSettings, smallest: float) -> ParetoSearch:
@@ -25,11 +25,12 @@ def _shared(settings: SearchSettings) -> dict[str, Any]:
     return {
         "mode": settings.mode,
         "population_size": settings.population_size,
-        "generations": settings.generations,
-        "max_evaluations": settings.max_evaluations,
-        "max_time": settings.max_time,
+        "limits": Limits(
+            settings.generations, settings.max_evaluations, settings.max_time, settings.patience
+        ),
         "evaluation_factor": settings.evaluation_factor,
         "seed": settings.seed,
+        "toolbox": settings.toolbox,
     }
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from deap import base
+
 from lightning_slimga.arguments import (
     FLAG,
     PATH,
@@ -60,6 +62,7 @@ class SearchSettings:
     pick: str | int | float | Mapping[str, int | float] | None = None
     max_drop: float | None = None
     front: str | None = None
+    toolbox: base.Toolbox | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check each argument by itself, then those that depend on each other."""
@@ -80,6 +83,12 @@ class SearchSettings:
     def has_front(self) -> bool:
         """Whether the network is chosen from a front of metric and cost."""
         return self.pick is not None or self.max_drop is not None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a report repeats, plain data: of a toolbox the operators that it replaces."""
+        replaced = [name for name in ("select", "mate", "mutate") if hasattr(self.toolbox, name)]
+        return {**vars(self), "toolbox": replaced or None}
 
     @property
     def searched(self) -> str:
@@ -140,6 +149,11 @@ def _take_share_or_count(value: Any) -> Any:
     return None if value is None else found if inside else REFUSED
 
 
+def _take_toolbox(value: Any) -> Any:
+    mapped = isinstance(value, base.Toolbox) and value.map.func is map
+    return value if value is None or mapped else REFUSED
+
+
 RULES: Mapping[str, Rule] = {
     "monitor": text("a metric's name"),
     "mode": one_of("min", "max"),
@@ -163,6 +177,11 @@ RULES: Mapping[str, Rule] = {
     ),
     "max_drop": optional(number("a number of at least 0", lambda drop: drop >= 0)),
     "front": optional(PATH),
+    "toolbox": Rule(
+        "None or a `deap.base.Toolbox` with a `map` of its own left out (candidates run inside the"
+        " fit, one after the other; `lightning_slimga.search.maximize` takes another `map`)",
+        _take_toolbox,
+    ),
 }
 """What each argument may be, taken by itself; that of `budget` is
 :func:`~lightning_slimga.cost.budget.check_budget`."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from deap import base
 from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
@@ -68,6 +70,25 @@ def test_limits_of_the_search(limits: dict[str, Any]) -> None:
     fit, module = fitted(Net(), callback)
     assert callback.history[-1]["evaluations"] <= 4
     assert_pruned(fit, module)
+
+
+@pytest.mark.parametrize("options", [{}, {"pick": -1}])
+def test_operators_of_the_user_breed_in_the_fit(options: dict[str, Any], tmp_path: Path) -> None:
+    """A mutation that keeps everything: after repair the children are the widest there are."""
+    given = []
+
+    def everything(children: Any, space: Any, rng: Any) -> Any:
+        given.append(children.shape)
+        return np.ones_like(children)
+
+    toolbox = base.Toolbox()
+    toolbox.register("mutate", everything)
+    callback = prune(toolbox=toolbox, report=True, **options)
+    fit, module = fitted(Net(), callback, default_root_dir=tmp_path, logger=False)
+    assert set(given) == {(4, sum(WIDTHS))}
+    assert_pruned(fit, module)
+    (report,) = tmp_path.rglob("report.json")
+    assert json.loads(report.read_text())["settings"]["toolbox"] == ["mutate"]
 
 
 def test_layers_keep_what_they_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,7 @@ def test_other_weights_are_said(run: dict[str, Any]) -> None:
         ({}, {"mode": "max"}, "`front` to be of this network, by monitor, mode and budget .*'max'"),
         ({}, {"monitor": "val_acc"}, "`front` to be of this network, by .*'val_acc'"),
         ({}, {"budget": {"params": 0.9}}, "`front` to be of this network, by .*'params'"),
-        ({}, {"budget": {"macs": 0.5}, "pick": -1}, "`pick` to name a point within the budget"),
+        ({}, {"budget": {"macs": 0.3}, "pick": -1}, "`pick` to name a point within the budget"),
         ({}, {"pick": 99}, r"`pick` to be an index of the \d+ points .* got 99. The front is kept"),
         ({}, {"pick": {"macs": 0.12}}, "`pick` to be within reach of the front, whose cheapest"),
     ],

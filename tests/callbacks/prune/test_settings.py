@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from deap import base
 
 from lightning_slimga import GeneticPruneCallback
 from tests.fits.small_fit import prune
 
 NAN = float("nan")
 ARGUMENTS = list(inspect.signature(GeneticPruneCallback).parameters)
+MAPPING = base.Toolbox()
+MAPPING.register("map", lambda function, masks: [function(mask) for mask in masks])
 WRONG: dict[str, list[Any]] = {
     "monitor": [None, "", 3, True, ["val_loss"]],
     "mode": [None, "maximum", 1, True, ["min", "max"], np.array(["min", "max"])],
@@ -44,6 +47,7 @@ WRONG: dict[str, list[Any]] = {
     "finetune_lr": [None, "warm", True, 0.1, ["keep"]],
     "seed": [None, "a", -1, 1.5, True, NAN, 2**64],
     "report": [None, "no", 1],
+    "toolbox": [5, "mutate", {"mutate": max}, MAPPING, base.Toolbox],
 }  # fmt: skip
 
 

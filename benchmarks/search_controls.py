@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from lightning_slimga.search import SearchSpace
 from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.factor import EvaluationFactor
 from lightning_slimga.search.operators import shift_widths, swap_borderline
 from lightning_slimga.search.seeds import random_masks, rankings
-from lightning_slimga.search.space import SearchSpace
+from lightning_slimga.search.stopping import Limits
 from lightning_slimga.search.widths import BoolArray
 
 
@@ -20,46 +19,42 @@ class RandomSearch(AskTellSearch):
     Takes the arguments of `AskTellSearch`.
     """
 
-    def __init__(self, space: SearchSpace, **settings: Any) -> None:
-        super().__init__(space, **settings)
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        population_size: int = 24,
+        limits: Limits | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(space, population_size=population_size, limits=limits, seed=seed)
         self._begin()
 
-    def _first(self, boldness: float) -> BoolArray:
-        return self._variation(boldness)
+    def _first(self) -> BoolArray:
+        return self._variation()
 
-    def _variation(self, boldness: float) -> BoolArray:
+    def _variation(self) -> BoolArray:
         return random_masks(self.space, self.space.effects, self._rng, self.population_size)
 
 
 class HillClimbing(AskTellSearch):
     """From the uniform cut, keep a changed candidate whenever it is better than the best.
 
-    Takes the arguments of `AskTellSearch`; `population_size` is 1 unless given: neighbours tried
-    before the best of them is taken.
+    One neighbour at a time: a generation is one candidate.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        population_size: int = 1,
-        generations: int = 216,
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            space, population_size=population_size, generations=generations, **settings
-        )
+    def __init__(self, space: SearchSpace, *, limits: Limits, seed: int = 0) -> None:
+        super().__init__(space, population_size=1, limits=limits, seed=seed)
         self._factor = EvaluationFactor(space, rate=0.0).values
         self._begin()
 
-    def _first(self, boldness: float) -> BoolArray:
+    def _first(self) -> BoolArray:
         return rankings(self.space)["uniform"][None]
 
-    def _variation(self, boldness: float) -> BoolArray:
-        here = np.repeat(self.best[0][None], self.population_size, axis=0)
-        widths = shift_widths(
-            self.space.counts(here).astype(np.float64), self._rng, layers=1.0, sigma=0.3 * boldness
-        )
-        rate = boldness / self.space.num_layers
+    def _variation(self) -> BoolArray:
+        here, bold = self.best[0][None], self._boldness
+        widths = self.space.counts(here).astype(np.float64)
+        widths = shift_widths(widths, self._rng, layers=1.0, sigma=0.3 * bold)
+        rate = bold / self.space.num_layers
         swapped = swap_borderline(self.space, here, self._factor, self._rng, rate=rate, noise=0.15)
         return self.space.repair(swapped, self._factor, widths=widths)
