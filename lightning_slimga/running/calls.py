@@ -14,6 +14,9 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.torch_settings import eager
 
+FEW_SAMPLES = 2
+"""Enough to run any batch statistics, few enough to make an analysis cheap."""
+
 
 @dataclass(frozen=True)
 class Call:

@@ -10,6 +10,7 @@ from lightning_slimga.text import count, frozen_by_reason, plain_table
 
 if TYPE_CHECKING:
     from lightning_slimga.surgery.channel_surgery import ChannelSurgery
+    from lightning_slimga.surgery.masking import Mask
 
 
 def describe(surgery: ChannelSurgery) -> str:
@@ -58,9 +59,9 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
     params = surgery.cost.params.by_module(counts)
     total_macs, total_params = max(sum(macs.values()), 1), max(sum(params.values()), 1)
     layers, touched = [], set()
-    for layer in surgery.layers:
+    costs = costs_by_layer(surgery, everything)
+    for layer, (layer_macs, layer_params) in zip(surgery.layers, costs, strict=True):
         modules = {name: name.rpartition(".")[0] for name, _ in layer.tensors}
-        writers = {modules[name] for name, dim in layer.tensors if surgery.writes(name, dim)}
         coupled = dict.fromkeys(module or name for name, module in modules.items())
         fewest = surgery.widths.fewest(layer.num_channels)
         touched |= set(modules.values()) if fewest < layer.num_channels else set()
@@ -70,8 +71,8 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
                 "channels": layer.num_channels,
                 "fewest": fewest,
                 "coupled": [name for name in coupled if name != layer.name],
-                "macs_share": sum(macs.get(m, 0) for m in writers) / total_macs,
-                "params_share": sum(params.get(m, 0) for m in writers) / total_params,
+                "macs_share": layer_macs / total_macs,
+                "params_share": layer_params / total_params,
                 "gamma": list(layer.gamma or ()),
             }
         )
@@ -90,3 +91,21 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
         "min_channels": surgery.widths.min_channels,
         "round_to": surgery.widths.round_to,
     }
+
+
+def costs_by_layer(surgery: ChannelSurgery, keep: Mask) -> list[tuple[int, int]]:
+    """MACs on the example inputs and parameters of the modules that write each layer's channels.
+
+    Args:
+        surgery: of the network.
+        keep: what is kept, shape (C,).
+    """
+    counts = surgery.counts(keep)[None]
+    costs = [cost.by_module(counts) for cost in (surgery.cost.macs, surgery.cost.params)]
+    rows = []
+    for layer in surgery.layers:
+        tensors = (name for name, dim in layer.tensors if surgery.writes(name, dim))
+        writers = {name.rpartition(".")[0] for name in tensors}
+        macs, params = (sum(cost.get(one, 0) for one in writers) for cost in costs)
+        rows.append((macs, params))
+    return rows

@@ -1,4 +1,4 @@
-"""GeneticPruneCallback: when the search runs inside a fit; what it does is in ``pruning_run``."""
+"""GeneticPruneCallback: when the search runs inside a fit; what it does is in ``run``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.prune.rounds import Rounds
 from lightning_slimga.callbacks.prune.run import PruningRun
+from lightning_slimga.callbacks.prune.schedule import Schedule
 from lightning_slimga.callbacks.prune.search_file import remove_search_file
 from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.search import Front
@@ -117,14 +118,13 @@ class GeneticPruneCallback(pl.Callback):
         report: bool = True,
     ) -> None:
         super().__init__()
-        self._rounds = Rounds(prune_epoch, prune_epochs, budget)
+        self._schedule = Schedule.of(prune_epoch, prune_epochs, budget)
+        self._rounds = Rounds(self._schedule)
         self._rate = FinetuneRate(one_of(*get_args(RatePolicy)).check("finetune_lr", finetune_lr))
-        self.monitor, self.mode, self.prune_epochs = monitor, mode, self._rounds.epochs
-        self.prune_epoch = self.prune_epochs[0]
         self.settings = SearchSettings(
             monitor=monitor,
             mode=mode,
-            budget=self._rounds.budgets[0],
+            budget=self._schedule.budgets[0],
             population_size=population_size,
             generations=generations,
             max_evaluations=max_evaluations,
@@ -146,7 +146,9 @@ class GeneticPruneCallback(pl.Callback):
             max_drop=max_drop,
             front=front,  # type: ignore[arg-type]
         )
-        self._rounds.check_choice(self.settings)
+        self._schedule.check_choice(self.settings)
+        self.monitor, self.mode, self.prune_epochs = monitor, mode, self._schedule.epochs
+        self.prune_epoch = self.prune_epochs[0]
         self._front: Front | None = None
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
@@ -183,17 +185,15 @@ class GeneticPruneCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked before the first epoch, and prepare for pruned checkpoints."""
+        if stage == "fit":
+            refuse_unsupported_strategy(trainer)
+            self._schedule.check(trainer)
+            if self.settings.front is not None and trainer.is_global_zero:
+                Front.load(self.settings.front)
+            self._rate = FinetuneRate(self._rate.policy)
+            if not self._rounds.belong_to(pl_module):
+                self._rounds, self._front = Rounds(self._schedule), None
         install_checkpoint_hooks(pl_module, on_load=self._rounds.shrink, on_save=self._add_plans)
-        if stage != "fit":
-            return
-        refuse_unsupported_strategy(trainer)
-        if self.settings.front is not None and trainer.is_global_zero:
-            Front.load(self.settings.front)
-        self._rate = FinetuneRate(self._rate.policy)
-        if not self._rounds.belong_to(pl_module):
-            self._rounds.begin_anew()
-            self._front = None
-        self._rounds.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what can only fail later; what was restored says whether a search is to come."""
@@ -228,16 +228,16 @@ class GeneticPruneCallback(pl.Callback):
             )
             self._run, complete = run, False
             try:
-                run.execute()
+                cut = run.execute()
                 complete = True
             finally:
                 self._take_over(run, complete=complete)
-            if run.result.plan is not None:
+            if cut is not None:
                 self._rate.after_surgery(trainer)
                 for callback in trainer.callbacks:  # type: ignore[attr-defined]
                     if hasattr(callback, "on_surgery"):
                         callback.on_surgery(trainer, pl_module, run.result.plan)
-                run.report()
+                run.report(cut)
 
     def _take_over(self, run: PruningRun, *, complete: bool) -> None:
         self._front = run.result.front or self._front

@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
-from lightning_slimga.running.calls import narrowed
+from lightning_slimga.running.calls import FEW_SAMPLES, narrowed
 from lightning_slimga.sparsity.coupling import coupled_channels
 from lightning_slimga.sparsity.penalties import Coupled, Penalty, ProximalPenalty
 from lightning_slimga.sparsity.protected import Sparing
 from lightning_slimga.sparsity.scaling_factors import NormName, ScalingFactors
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-
-_SAMPLES = 2  # enough to run any batch statistics, few enough to make the analysis cheap
 
 
 class Pull:
@@ -166,7 +164,7 @@ class Coupling:
         if sizes != self._sizes:
             batches = training_batches(trainer, pl_module, 1, seed=0)
             calls = capture_calls(trainer, pl_module, batches, training=True)
-            surgery = ChannelSurgery(pl_module, [narrowed(call, _SAMPLES)[0] for call in calls])
+            surgery = ChannelSurgery(pl_module, [narrowed(call, FEW_SAMPLES)[0] for call in calls])
             self._channel = coupled_channels(surgery, list(gammas.values()))
             self._sizes = sizes
         return self._channel

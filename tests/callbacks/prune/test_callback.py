@@ -199,11 +199,13 @@ def test_a_report_asks_nothing_of_other_processes(monkeypatch: pytest.MonkeyPatc
     asked = []
     finish = Announcer.finish
 
-    def alone(self: Announcer, run: Any) -> None:
+    def alone(self: Announcer, module: Any, *facts: Any) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("broadcast", "reduce", "barrier", "all_gather"):
-                patch.setattr(run.trainer.strategy, name, lambda *a, name=name: asked.append(name))
-            finish(self, run)
+                patch.setattr(
+                    module.trainer.strategy, name, lambda *a, name=name: asked.append(name)
+                )
+            finish(self, module, *facts)
 
     monkeypatch.setattr(Announcer, "finish", alone)
     fit, module = fitted(Net(), prune(report=True), ModelSummary(), enable_model_summary=True)
