@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -83,15 +83,10 @@ def swapped(owner: Any, **attributes: Any) -> Iterator[None]:
                 delattr(owner, name)
 
 
-@contextmanager
-def in_stage(trainer: pl.Trainer, stage: str) -> Iterator[None]:
-    """Let the Trainer be in `stage` ("training" or "validating") for a while."""
-    before = trainer.state.stage
-    setattr(trainer, stage, True)
-    try:
-        yield
-    finally:
-        trainer.state.stage = before
+def in_stage(trainer: pl.Trainer, stage: str) -> AbstractContextManager[None]:
+    """Let the Trainer be in a stage ("train" or "validate") for a while."""
+    kind: Any = type(trainer.state.stage)
+    return swapped(trainer.state, stage=kind(stage))
 
 
 @contextmanager
@@ -119,7 +114,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -> Iterator[None]:
+def muted(trainer: pl.Trainer, *, seed: int = 0) -> Iterator[None]:
     """Let the LightningModule run under its Trainer without a trace.
 
     On exit, also after an exception, these are as they were: callbacks, loggers, profiler, logged
@@ -132,11 +127,9 @@ def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -
     Args:
         trainer: a Trainer inside `fit`.
         seed: start of all random number generators meanwhile, so that each run sees the same.
-        active: callbacks (instances) that are to hear their hooks all the same.
     """
-    callbacks = [c if c in active else MutedCallback(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
     replaced = {
-        "callbacks": callbacks,
+        "callbacks": [MutedCallback(callback) for callback in trainer.callbacks],  # type: ignore[attr-defined]
         "loggers": [MutedLogger(logger) for logger in trainer.loggers],
         "profiler": PassThroughProfiler(),
         "_logger_connector": type(trainer._logger_connector)(trainer),
