@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +42,12 @@ class GeneticPruneCallback(pl.Callback):
     The method follows patent CN111105035A and Wang et al., "Network pruning using sparse learning
     and genetic algorithm", Neurocomputing 404, 2020; encoding, operators and evaluation factor are
     not published there, those here are our own.
+
+    >>> callback = GeneticPruneCallback("val_acc", mode="max", budget={"macs": 0.5}, prune_epoch=10)
+    >>> callback
+    GeneticPruneCallback('val_acc', mode='max', budget={'macs': 0.5}, prune_epoch=10): 0 of 1 done
+    >>> callback.plan is None  # until it has cut the network, in `Trainer(callbacks=[callback])`
+    True
 
     Args:
         monitor: name of the metric that judges candidates, exactly as logged in validation.
@@ -152,6 +159,18 @@ class GeneticPruneCallback(pl.Callback):
         self._front: Front | None = None
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
+
+    def __repr__(self) -> str:
+        """Return what was asked for, where it is not the default, and how many rounds are done."""
+        given = dict(vars(self.settings), **self._schedule.arguments, finetune_lr=self._rate.policy)
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        said = [
+            f"{one.name}={given[one.name]!r}"
+            for one in parameters
+            if one.name in given and given[one.name] != one.default and one.name != "monitor"
+        ]
+        done = f"{self._rounds.done} of {len(self._schedule.epochs)} done"
+        return f"{type(self).__name__}({', '.join([repr(self.monitor), *said])}): {done}"
 
     @property
     def front(self) -> Front | None:

@@ -54,6 +54,13 @@ class Schedule:
         name = "prune_epoch" if prune_epochs is None else "prune_epochs"
         return cls(name, epochs, _checked_budgets(budget, len(epochs)))
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What `of` makes this of, by name."""
+        if self.name == "prune_epoch":
+            return {"budget": self.budgets[0], self.name: self.epochs[0]}
+        return {"budget": list(self.budgets), self.name: list(self.epochs)}
+
     def check_choice(self, settings: SearchSettings) -> None:
         """Refuse arguments that leave a later round nothing to do.
 

@@ -310,3 +310,27 @@ def test_the_same_seed_gives_the_same_network() -> None:
 
 def test_the_state_is_known_by_a_fixed_name() -> None:
     assert prune().state_key == GeneticPruneCallback.__name__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ({}, "budget={'macs': 0.5}, prune_epoch=1, population_size=4, generations=2,"),
+        ({"prune_epoch": None, "prune_epochs": [1, 3], "budget": [{"macs": 0.5}, {"macs": 0.3}]},
+         "budget=[{'macs': 0.5}, {'macs': 0.3}], prune_epochs=[1, 3], population_size=4,"),
+        ({"ignore": "head.*", "finetune_lr": "rewarm", "seed": 0, "max_drop": 0.5},
+         "recalibration_batches=1, ignore=('head.*',), max_drop=0.5, finetune_lr='rewarm', report"),
+    ],
+)  # fmt: skip
+def test_what_is_not_the_default_is_shown(arguments: dict[str, Any], shown: str) -> None:
+    text = repr(prune(**arguments))
+    assert text.startswith("GeneticPruneCallback('val_loss', mode='min', budget=")
+    assert shown in text
+    assert "seed" not in text
+
+
+def test_where_it_stands_is_shown() -> None:
+    callback = prune()
+    assert repr(callback).endswith("report=False): 0 of 1 done")
+    fitted(Net(), callback)
+    assert repr(callback).endswith("report=False): 1 of 1 done")
