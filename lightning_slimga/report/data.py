@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_slimga.text import amount, fraction
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 """Version of the layout of ``report.json``; grows when a key is renamed or removed."""
 
 

@@ -22,8 +22,9 @@ from lightning_slimga.callbacks.internals.batches import (
     to_device,
     validation_data,
 )
-from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.callbacks.internals.quiet import in_stage, muted
 from lightning_slimga.running.calls import Call
+from lightning_slimga.running.swapped import swapped
 
 _STAGES = {"training_step": "train", "validation_step": "validate"}
 

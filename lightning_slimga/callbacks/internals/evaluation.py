@@ -20,9 +20,10 @@ from lightning_slimga.callbacks.internals.batches import (
     to_device,
     validation_data,
 )
-from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.callbacks.internals.quiet import in_stage, muted
 from lightning_slimga.callbacks.internals.results import SettledResults
 from lightning_slimga.callbacks.internals.strategy import reduce_mean
+from lightning_slimga.running.swapped import swapped
 
 StopRule = Callable[[int, Callable[[], float]], bool]
 """Called after each batch with the number of batches done and a function that computes the metric

@@ -14,9 +14,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_slimga.running.model_state import preserved
+from lightning_slimga.running.swapped import swapped
 from lightning_slimga.running.torch_settings import eager
 
-_MISSING = object()
 _CHECKPOINT_HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
 _LOGGER_PLACES = ("name", "version", "save_dir", "root_dir", "log_dir")
 
@@ -61,26 +61,6 @@ class MutedLogger(DummyLogger):
         if name in _LOGGER_PLACES:
             return getattr(object.__getattribute__(self, "_logger"), name)
         return super().__getattribute__(name)
-
-
-@contextmanager
-def swapped(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Set attributes of `owner` for a while; those it did not have itself are deleted again."""
-    before = {}
-    for name in attributes:
-        inherited = not isinstance(getattr(type(owner), name, None), property)
-        missing = inherited and name not in vars(owner)
-        before[name] = _MISSING if missing else getattr(owner, name)
-    try:
-        for name, value in attributes.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            if value is not _MISSING:
-                setattr(owner, name, value)
-            elif name in vars(owner):
-                delattr(owner, name)
 
 
 def in_stage(trainer: pl.Trainer, stage: str) -> AbstractContextManager[None]:
