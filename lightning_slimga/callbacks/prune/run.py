@@ -36,7 +36,6 @@ from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.cost.budget import LATENCY
 from lightning_slimga.search import Front, GeneticSearch, ParetoSearch, SearchSpace
 from lightning_slimga.search.ask_tell import AskTellSearch
-from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.masking import Mask
 
 
@@ -168,8 +167,11 @@ class PruningRun:
             between_finalists=self._leave_if_asked,
         )
         interrupted = self._file.read(self._state())
-        latency = self._latency_limit(survey.surgery, interrupted)
-        model = None if latency is None else latency.model
+        latency, model, limit = None, None, self.settings.budget.get(LATENCY)
+        if limit is not None:
+            calibration = interrupted and interrupted.get("latency")
+            latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
+            model = latency.model
         space = survey.space(self.round.dense, model)
         choice = None
         if self.settings.has_front:
@@ -177,15 +179,6 @@ class PruningRun:
             weights = self._file.weights
             choice = FrontChoice(self.trainer, self.settings, space, wanted, candidates, weights)
         return Ready(survey, candidates, latency, space, choice, interrupted)
-
-    def _latency_limit(
-        self, surgery: ChannelSurgery, interrupted: dict[str, Any] | None
-    ) -> LatencyLimit | None:
-        limit = self.settings.budget.get(LATENCY)
-        if limit is None:
-            return None
-        calibration = interrupted and interrupted.get("latency")
-        return LatencyLimit(self.trainer, surgery, limit, calibration)
 
     def _is_met(self, ready: Ready) -> bool:
         """Whether nothing is to be done; then it is said."""
@@ -274,7 +267,9 @@ class PruningRun:
             mask, fitness = ready.candidates.best_of(ready.latency.held(finalists, ready.space))
         self.result.fitness["chosen"] = fitness
         if not math.isfinite(fitness):
-            self._forget()
+            # What has learned nothing is not gone on with: a resumed fit searches anew.
+            self._state = lambda: None
+            remove_search_file(self.trainer)
             raise self._no_metric(search.evaluations)
         seen = (value for finalist, value in elite if (finalist == mask).all())
         self.result.fitness["search"] = next(seen, float("nan"))
@@ -304,11 +299,6 @@ class PruningRun:
             " metric is not defined on these validation batches; the search begins anew when the"
             " fit is resumed from a checkpoint."
         )
-
-    def _forget(self) -> None:
-        """A search that has learned nothing is not gone on with: a resumed fit searches anew."""
-        self._state = lambda: None
-        remove_search_file(self.trainer)
 
     def _cut(self, ready: Ready, mask: Mask) -> Cut:
         """Surgery on everything that holds the network, then on with the fit."""

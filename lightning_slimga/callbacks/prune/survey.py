@@ -93,17 +93,8 @@ class Survey:
         )
         calls = [*small, *in_training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
-        return cls(
-            module=pl_module,
-            settings=settings,
-            evaluator=evaluator,
-            dense=dense,
-            noise=noise,
-            training=training,
-            surgery=surgery,
-            samples=samples,
-            channels_last=broadcast(trainer, sorted(quick)),
-        )
+        last: list[str] = broadcast(trainer, sorted(quick))
+        return cls(pl_module, settings, evaluator, dense, noise, training, surgery, samples, last)
 
     def space(
         self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None
@@ -128,30 +119,13 @@ class Survey:
             return SearchSpace(
                 [(layer.name, layer.slice) for layer in surgery.layers],
                 surgery.scores(),
-                self.limits(settings.budget, dense, latency),
+                self._limits(settings.budget, dense, latency),
                 min_channels=settings.min_channels,
                 round_to=settings.round_to,
                 effects=surgery.effects(),
             )
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
-
-    def limits(
-        self,
-        budget: Mapping[str, int | float],
-        dense: Mapping[str, float],
-        latency: Callable[[Any], Any] | None = None,
-    ) -> list[Budget]:
-        """Return a user's budget as limits, none above what the network costs as it is.
-
-        Args:
-            budget: as `SearchSettings.budget`.
-            dense: as for `space`.
-            latency: as for `space`.
-        """
-        full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
-        limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
-        return [replace(one, limit=min(one.limit, one.cost_of(full))) for one in limits]
 
     def wanted(
         self,
@@ -170,7 +144,18 @@ class Survey:
         if isinstance(pick, float):
             full = dense.get(first.name, first.cost_of(space.grid.size))
             return [replace(first, limit=pick * full)]
-        return self.limits(pick, dense, latency) if isinstance(pick, Mapping) else []
+        return self._limits(pick, dense, latency) if isinstance(pick, Mapping) else []
+
+    def _limits(
+        self,
+        budget: Mapping[str, int | float],
+        dense: Mapping[str, float],
+        latency: Callable[[Any], Any] | None,
+    ) -> list[Budget]:
+        """A user's budget as limits, none above what the network costs as it is."""
+        full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
+        limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
+        return [replace(one, limit=min(one.limit, one.cost_of(full))) for one in limits]
 
 
 def _measured_noise(evaluator: FitnessEvaluator, dense: float, monitor: str) -> float:
