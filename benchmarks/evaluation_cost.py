@@ -31,7 +31,8 @@ from examples.fashion_mnist import FashionClassifier, FashionMNIST
 from lightning_slimga import ChannelSurgery, GeneticPruneCallback
 from lightning_slimga.callbacks.internals import training_batches
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
-from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
+from lightning_slimga.callbacks.prune.result import PruningResult
+from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.running.calls import Call
 from lightning_slimga.running.recalibration import recalibrate
@@ -73,20 +74,10 @@ class Comparison(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: object) -> None:
         """Measure all ways in turn."""
-        survey = Survey(trainer, pl_module, settings(self.fitness_batches))
+        survey = Survey.of(trainer, pl_module, settings(self.fitness_batches))
         surgery = survey.surgery
         mask = uniform_mask(surgery)
-        candidates = CandidateEvaluation(
-            trainer,
-            pl_module,
-            surgery,
-            settings(self.fitness_batches),
-            evaluator=survey.evaluator,
-            recalibration=survey.training,
-            in_channels_last=survey.channels_last,
-            result=PruningResult(),
-            between_batches=lambda: None,
-        )
+        candidates = CandidateEvaluation(trainer, survey, PruningResult())
         batches = training_batches(trainer, pl_module, 4, seed=0)
         images = [batch[0] for batch, _, _ in survey.evaluator._kept or []]
         ways: dict[str, Callable[[], object]] = {

@@ -14,6 +14,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.evaluation_cost import quiet, settings
 from lightning_slimga import ChannelSurgery
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
-from lightning_slimga.callbacks.prune.settings import PruningResult
+from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.surgery.masking import Mask
 
@@ -68,21 +69,12 @@ class Comparison(L.Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: object) -> None:
         """Measure seconds a candidate in both formats, and of the plain way."""
-        survey = Survey(trainer, pl_module, settings(None))
+        survey = Survey.of(trainer, pl_module, settings(None))
         masks = [_half(survey.surgery, seed) for seed in range(CANDIDATES)]
         self.possible, self.seconds = survey.channels_last, {}
         for name, last in ("usual", []), ("channels-last", survey.channels_last):
-            candidates = CandidateEvaluation(
-                trainer,
-                pl_module,
-                survey.surgery,
-                settings(None),
-                evaluator=survey.evaluator,
-                recalibration=survey.training,
-                in_channels_last=last,
-                result=PruningResult(),
-                between_batches=lambda: None,
-            )
+            surveyed = replace(survey, channels_last=last)
+            candidates = CandidateEvaluation(trainer, surveyed, PruningResult())
             self.seconds[name] = _seconds([partial(candidates.fitness, mask) for mask in masks])
         trainer.should_stop = True
 

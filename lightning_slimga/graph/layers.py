@@ -71,6 +71,26 @@ class ChannelGraph:
         """Removable channels: bits of a mask."""
         return self.layers[-1].slice.stop if self.layers else 0
 
+    @property
+    def full_counts(self) -> Bits:
+        """Channels of each layer of the full network, shape (layers,)."""
+        return np.array([layer.num_channels for layer in self.layers], dtype=np.int64)
+
+    def costs_by_layer(self, counts: Bits) -> list[tuple[int, int]]:
+        """MACs on the example inputs, and parameters, of the modules that write a layer's channels.
+
+        Args:
+            counts: kept channels of each layer, shape (layers,).
+        """
+        costs = [cost.by_module(counts[None]) for cost in (self.cost.macs, self.cost.params)]
+        rows = []
+        for layer in self.layers:
+            tensors = (name for name, dim in layer.tensors if self.writes(name, dim))
+            writers = {name.rpartition(".")[0] for name in tensors}
+            macs, params = (sum(cost.get(one, 0) for one in writers) for cost in costs)
+            rows.append((macs, params))
+        return rows
+
     def writes(self, tensor: str, dim: int) -> bool:
         """Whether channels along a dimension of a tensor are those that it makes."""
         return dim == int(tensor in self.summed_rows)

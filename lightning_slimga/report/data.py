@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lightning_slimga.text import amount, fraction
+
 SCHEMA_VERSION = 1
 """Version of the layout of ``report.json``; grows when a key is renamed or removed."""
 
@@ -15,6 +17,10 @@ SCHEMA_VERSION = 1
 @dataclass(frozen=True)
 class LayerRow:
     """One prunable layer before and after surgery.
+
+    >>> row = LayerRow("stem", 24, 12, 1_000_000, 500_000, 240, 120)
+    >>> row.channels_after / row.channels_before
+    0.5
 
     Attributes:
         name: Name of the layer, as in ``ChannelSurgery.layers``.
@@ -39,6 +45,10 @@ class LayerRow:
 class FrontRows:
     """The networks that a search over metric and cost has left to choose from.
 
+    >>> rows = FrontRows("macs", [(1e6, 0.71), (2e6, 0.78)], full=(4e6, 0.8), chosen=1)
+    >>> rows.points[rows.chosen]
+    (2000000.0, 0.78)
+
     Attributes:
         budget: Name of the cost, e.g. ``"macs"``.
         points: (cost, metric) of each network, cheapest first.
@@ -54,9 +64,25 @@ class FrontRows:
     floor: float | None = None
 
 
-@dataclass
+@dataclass(repr=False)
 class PruningReport:
-    """Everything that is told about one run of search, surgery and fine-tuning.
+    """Everything that is told about one run of search and surgery; in a line where it is printed.
+
+    >>> report = PruningReport(
+    ...     monitor="val_acc",
+    ...     mode="max",
+    ...     budget={"macs": 0.5},
+    ...     layers=[LayerRow("stem", 24, 12, 1_000_000, 500_000, 240, 120)],
+    ...     macs=(1_000_000, 500_000),
+    ...     params=(500, 260),
+    ...     history=[],
+    ...     seeds={"uniform_0": 0.71, "uniform_1": 0.75},
+    ...     search_fitness=0.8262,
+    ... )
+    >>> print(report)
+    budget macs 0.5 · 50.0% of MACs · 52.0% of parameters kept · val_acc 0.8262 after surgery
+    >>> report.best_seeds()
+    {'uniform, best of 2': 0.75}
 
     Attributes:
         monitor: Name of the metric that served as fitness.
@@ -73,7 +99,6 @@ class PruningReport:
         search_fitness: Fitness of the chosen mask, right after surgery.
         fitness_in_search: Its fitness on the part of the validation data that the search saw; None
             where that was everything.
-        final_fitness: The monitored metric at the end of the fit; None when it is not known.
         gamma_before: Scaling factors γ by layer name, before surgery.
         gamma_after: Scaling factors γ by layer name, of the channels that were kept.
         frozen: What could not be pruned: (layer or tensor name, reason).
@@ -93,7 +118,6 @@ class PruningReport:
     seeds: dict[str, float]
     search_fitness: float
     fitness_in_search: float | None = None
-    final_fitness: float | None = None
     gamma_before: dict[str, list[float]] = field(default_factory=dict)
     gamma_after: dict[str, list[float]] = field(default_factory=dict)
     frozen: list[tuple[str, str]] = field(default_factory=list)
@@ -110,18 +134,31 @@ class PruningReport:
                 f"Expected argument `mode` to be 'max' or 'min', but got {self.mode!r}."
             )
 
+    def __str__(self) -> str:
+        asked = ", ".join(f"{name} {amount(value)}" for name, value in self.budget.items())
+        macs, params = self.dense or (self.macs[0], self.params[0])
+        return " · ".join(
+            [
+                f"budget {asked}",
+                f"{fraction(macs, self.macs[1])} of MACs",
+                f"{fraction(params, self.params[1])} of parameters kept",
+                f"{self.monitor} {self.search_fitness:.4f} after surgery",
+            ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<PruningReport: {self}>"
+
     def best_seeds(self) -> dict[str, float]:
         """Return the seeds by readable name; of numbered ones (``random_3``) the best alone."""
         groups: dict[str, list[float]] = {}
         for name, value in self.seeds.items():
             groups.setdefault(re.sub(r"_\d+$", "", name).replace("_", " "), []).append(value)
-        sign = 1.0 if self.mode == "max" else -1.0
-
-        def worth(value: float) -> float:
-            return -math.inf if math.isnan(value) else sign * value
-
+        best = max if self.mode == "max" else min
         return {
-            name if len(values) == 1 else f"{name}, best of {len(values)}": max(values, key=worth)
+            name if len(values) == 1 else f"{name}, best of {len(values)}": best(
+                (value for value in values if not math.isnan(value)), default=math.nan
+            )
             for name, values in groups.items()
         }
 

@@ -13,6 +13,11 @@ class SearchProgress:
     The estimate takes every evaluation that is left to be as long as the average so far. It is
     an upper bound in practice: a search that stops early, or meets masks it knows, is faster.
 
+    >>> seconds = iter([100.0, 133.6])
+    >>> progress = SearchProgress(9, 216, clock=lambda: next(seconds))
+    >>> progress.line(3, 96, best=0.814, mean=0.7712)
+    'search: generation 3/9 · 96/216 evaluations · best 0.8140 · mean 0.7712 · 0:42 left'
+
     Args:
         generations: Number of generations planned, at least 1.
         max_evaluations: Evaluations planned in all; None where no number is known.

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from lightning_slimga.report.data import PruningReport
-from lightning_slimga.text import amount, count, fraction, plain_table
+from lightning_slimga.text import count, fraction, plain_table
 
 LAYER_HEADER = ("layer", "channels", "kept", "MACs", "kept", "parameters", "kept")
 
@@ -23,27 +23,32 @@ def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
 
     Returns:
         Several lines without a trailing line break.
+
+    >>> from lightning_slimga.report import LayerRow
+    >>> report = PruningReport(
+    ...     monitor="val_acc",
+    ...     mode="max",
+    ...     budget={"macs": 0.5},
+    ...     layers=[LayerRow("stem", 24, 12, 1_000_000, 500_000, 240, 120)],
+    ...     macs=(1_000_000, 500_000),
+    ...     params=(500, 260),
+    ...     history=[],
+    ...     seeds={},
+    ...     search_fitness=0.8262,
+    ... )
+    >>> print(format_table(report, terminal=False))
+    budget macs 0.5 · 50.0% of MACs · 52.0% of parameters kept · val_acc 0.8262 after surgery
+    layer          channels   kept            MACs   kept  parameters   kept
+    -------------  --------  -----  --------------  -----  ----------  -----
+    stem            24 → 12  50.0%  1.00 M → 500 k  50.0%   240 → 120  50.0%
+    -------------  --------  -----  --------------  -----  ----------  -----
+    whole network   24 → 12  50.0%  1.00 M → 500 k  50.0%   500 → 260  52.0%
     """
     header, rows = LAYER_HEADER, layer_rows(report)
     terminal = sys.stdout.isatty() if terminal is None else terminal
     if terminal and find_spec("rich") is not None:
-        return f"{summary(report)}\n{_rich_table(header, rows)}"
-    return f"{summary(report)}\n{plain_table(header, rows, total=True)}"
-
-
-def summary(report: PruningReport) -> str:
-    """Return in one line what was asked for and what came out."""
-    asked = ", ".join(f"{name} {amount(value)}" for name, value in report.budget.items())
-    full = report.dense or (report.macs[0], report.params[0])
-    parts = [
-        f"budget {asked}",
-        f"{fraction(full[0], report.macs[1])} of MACs",
-        f"{fraction(full[1], report.params[1])} of parameters kept",
-        f"{report.monitor} {report.search_fitness:.4f} after surgery",
-    ]
-    if report.final_fitness is not None:
-        parts.append(f"{report.final_fitness:.4f} at the end")
-    return " · ".join(parts)
+        return f"{report}\n{_rich_table(header, rows)}"
+    return f"{report}\n{plain_table(header, rows, total=True)}"
 
 
 def layer_rows(report: PruningReport) -> list[tuple[str, ...]]:

@@ -69,10 +69,7 @@ def format_markdown(
         ("Pictures", pictures),
         ("Search", _search(report)),
         ("Front", _front(report)),
-        (
-            "What could not be pruned",
-            _frozen(report),
-        ),
+        ("What could not be pruned", _frozen(report)),
         ("Settings", _pairs("setting", report.settings)),
         ("Time", _pairs("part", {k: f"{v:.1f} s" for k, v in report.seconds.items()})),
         ("Versions", _pairs("package", versions)),
@@ -121,8 +118,6 @@ def _outcome(report: PruningReport) -> str:
     if report.fitness_in_search is not None:
         part = "on the part of the validation data that the search saw"
         lines.append(f"- the same, {part}: {report.fitness_in_search:.4f}")
-    if report.final_fitness is not None:
-        lines.append(f"- `{report.monitor}` at the end of the fit: **{report.final_fitness:.4f}**")
     table = markdown_table(header, rows)
     return f"{table}\n\n" + "\n".join(lines)
 

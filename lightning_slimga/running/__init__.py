@@ -4,6 +4,7 @@
 - ``model_state``: what running a module may change, and how it comes back.
 - ``recalibration``: statistics of batch norm, taken anew.
 - ``torch_settings``: exact float32, no tuning of kernels, no compiled code, for a while.
+- ``swapped``: attributes of anything, for a while.
 - ``garbage``: Python's search for garbage, less often.
 """
 

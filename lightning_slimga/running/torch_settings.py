@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.backends import cuda, cudnn, mkldnn
 
+from lightning_slimga.running.swapped import swapped
+
 _EXACT = ("none", "ieee")
 
 
@@ -45,18 +47,12 @@ def exact_float32() -> Iterator[None]:
                 owner.fp32_precision = precision
 
 
-@contextmanager
-def untuned() -> Iterator[None]:
+def untuned() -> AbstractContextManager[None]:
     """No trials of cuDNN's kernels for a while: `Trainer(benchmark=True)` asks for some per shape.
 
     They pay where shapes stay. Each candidate of a search has shapes of its own.
     """
-    before = cudnn.benchmark
-    cudnn.benchmark = False
-    try:
-        yield
-    finally:
-        cudnn.benchmark = before
+    return swapped(cudnn, benchmark=False)
 
 
 def eager() -> AbstractContextManager[Any]:

@@ -193,6 +193,14 @@ class ChannelSurgery:
             )
         return kept_per_layer(self.layers, bits)
 
+    def costs_by_layer(self, keep: Any) -> list[tuple[int, int]]:
+        """MACs (as in :meth:`macs`) and parameters of the modules that write each layer's channels.
+
+        Args:
+            keep: mask of shape (num_channels,), True = keep.
+        """
+        return self._graph.costs_by_layer(self.counts(keep))
+
     def scores(self) -> npt.NDArray[np.float64]:
         """How much each channel matters by its own weights, shape (num_channels,).
 
@@ -331,7 +339,7 @@ class ChannelSurgery:
 
     def report(self) -> dict[str, Any]:
         """Every layer, and for what cannot go the reason, as plain data."""
-        return inspect(self)
+        return inspect(self._graph, self.widths, self.notes)
 
     def __repr__(self) -> str:
         layers = f"{len(self.layers)} layer{'s' * (len(self.layers) != 1)}"
@@ -342,4 +350,4 @@ class ChannelSurgery:
         )
 
     def __str__(self) -> str:
-        return describe(self)
+        return describe(self.report())

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-
+from lightning_slimga.graph.layers import ChannelGraph
+from lightning_slimga.surgery.masks import Widths
 from lightning_slimga.text import count, frozen_by_reason, plain_table
 
-if TYPE_CHECKING:
-    from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 
-
-def describe(surgery: ChannelSurgery) -> str:
-    """The report of :func:`inspect` as text; layers that may lose nothing are left to its notes."""
-    facts = inspect(surgery)
+def describe(facts: dict[str, Any]) -> str:
+    """What :func:`inspect` returns as text; layers that may lose nothing are left to its notes."""
     rows = [
         (
             row["name"],
@@ -42,8 +39,13 @@ def describe(surgery: ChannelSurgery) -> str:
     return "\n".join(lines)
 
 
-def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
+def inspect(graph: ChannelGraph, widths: Widths, notes: Sequence[str]) -> dict[str, Any]:
     """Facts about a network as plain data.
+
+    Args:
+        graph: its channels.
+        widths: how many of them a layer may keep.
+        notes: what else is to be known, in words.
 
     Returns:
         ``channels``, ``macs``, ``params``, ``params_removable`` (share of the parameters that lie
@@ -52,17 +54,16 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
         its modules hold, γ names; ``frozen``: name, channels, why; ``notes``; ``min_channels`` and
         ``round_to``, as the surgery was made.
     """
-    everything = np.ones(surgery.num_channels, dtype=bool)
-    counts = surgery.counts(everything)[None]
-    macs = surgery.cost.macs.by_module(counts)
-    params = surgery.cost.params.by_module(counts)
+    everything = graph.full_counts
+    macs = graph.cost.macs.by_module(everything[None])
+    params = graph.cost.params.by_module(everything[None])
     total_macs, total_params = max(sum(macs.values()), 1), max(sum(params.values()), 1)
     layers, touched = [], set()
-    for layer in surgery.layers:
+    costs = graph.costs_by_layer(everything)
+    for layer, (layer_macs, layer_params) in zip(graph.layers, costs, strict=True):
         modules = {name: name.rpartition(".")[0] for name, _ in layer.tensors}
-        writers = {modules[name] for name, dim in layer.tensors if surgery.writes(name, dim)}
         coupled = dict.fromkeys(module or name for name, module in modules.items())
-        fewest = surgery.widths.fewest(layer.num_channels)
+        fewest = widths.fewest(layer.num_channels)
         touched |= set(modules.values()) if fewest < layer.num_channels else set()
         layers.append(
             {
@@ -70,23 +71,23 @@ def inspect(surgery: ChannelSurgery) -> dict[str, Any]:
                 "channels": layer.num_channels,
                 "fewest": fewest,
                 "coupled": [name for name in coupled if name != layer.name],
-                "macs_share": sum(macs.get(m, 0) for m in writers) / total_macs,
-                "params_share": sum(params.get(m, 0) for m in writers) / total_params,
+                "macs_share": layer_macs / total_macs,
+                "params_share": layer_params / total_params,
                 "gamma": list(layer.gamma or ()),
             }
         )
     return {
-        "channels": surgery.num_channels,
+        "channels": graph.num_channels,
         "macs": sum(macs.values()),
         "params": sum(params.values()),
         "params_removable": sum(params.get(m, 0) for m in touched) / total_params,
         "layers": layers,
         "frozen": [
             {"name": name.rpartition(".")[0] or name, "channels": channels, "why": why}
-            for name, dim, channels, why in surgery.frozen
-            if surgery.writes(name, dim) and not why.startswith("position inside")
+            for name, dim, channels, why in graph.frozen
+            if graph.writes(name, dim) and not why.startswith("position inside")
         ],
-        "notes": surgery.notes,
-        "min_channels": surgery.widths.min_channels,
-        "round_to": surgery.widths.round_to,
+        "notes": list(notes),
+        "min_channels": widths.min_channels,
+        "round_to": widths.round_to,
     }

@@ -45,7 +45,6 @@ def example_report(**changes: Any) -> PruningReport:
             "random search": 0.749,
         },
         "search_fitness": 0.8262,
-        "final_fitness": 0.9114,
         "gamma_before": gamma,
         "gamma_after": kept,
         "frozen": [

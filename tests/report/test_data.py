@@ -37,6 +37,15 @@ def test_jsonable(value: object, expected: object) -> None:
     assert type(got) is type(expected)
 
 
+def test_a_report_is_printed_in_a_line() -> None:
+    report = example_report(dense=(11_440_704, 347_684))  # of a later round: shares of the first
+    line = (
+        "budget macs 0.35 · 8.7% of MACs · 2.9% of parameters kept · val_acc 0.8262 after surgery"
+    )
+    assert str(report) == line
+    assert repr(report) == f"<PruningReport: {line}>"
+
+
 def test_unknown_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="`mode` to be 'max' or 'min', but got 'highest'"):
         example_report(mode="highest")

@@ -6,14 +6,13 @@ import torch
 from torch import nn
 
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-from lightning_slimga.surgery.inspection import describe
 
 
 def test_description_names_layers_costs_and_reasons() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)
     )
-    lines = describe(ChannelSurgery(net, torch.randn(1, 3, 4, 4))).splitlines()
+    lines = str(ChannelSurgery(net, torch.randn(1, 3, 4, 4))).splitlines()
     # 16 positions x 27 inputs x 8 channels, and 128 x 5; 224 + 16 + 645 parameters.
     assert lines[0].startswith("8 removable channels in 1 layers; 4.10 k MACs, 885 parameters")
     assert re.split(r"\s{2,}", lines[3])[:2] == ["0", "8"]
@@ -21,7 +20,7 @@ def test_description_names_layers_costs_and_reasons() -> None:
 
 
 def test_network_without_removable_channels() -> None:
-    lines = describe(ChannelSurgery(nn.Linear(4, 2), torch.randn(1, 4))).splitlines()
+    lines = str(ChannelSurgery(nn.Linear(4, 2), torch.randn(1, 4))).splitlines()
     assert lines[0].startswith("0 removable channels in 0 layers")
     assert lines[1] == "nothing can be removed"
     assert lines[2] == "what cannot go:"
@@ -70,7 +69,7 @@ def test_parameters_outside_of_any_layer_are_called_by_their_own_name() -> None:
     surgery = ChannelSurgery(Bare(), torch.randn(2, 4))
     (layer,) = surgery.report()["layers"]
     assert sorted(layer["coupled"]) == ["out", "scale"]
-    assert re.search(r"(scale, out|out, scale)$", describe(surgery).splitlines()[3])
+    assert re.search(r"(scale, out|out, scale)$", str(surgery).splitlines()[3])
 
 
 def test_a_layer_that_such_a_parameter_makes_has_a_name() -> None:
@@ -89,7 +88,7 @@ def test_a_layer_that_such_a_parameter_makes_has_a_name() -> None:
 def test_layers_too_small_to_lose_channels_are_not_counted() -> None:
     net = nn.Sequential(nn.Linear(3, 40), nn.ReLU(), nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 2))
     surgery = ChannelSurgery(net, torch.randn(2, 3), round_to=32)
-    lines = describe(surgery).splitlines()
+    lines = str(surgery).splitlines()
     # Of 160 + 656 + 34 parameters, those that make or read the 40.
     assert lines[0].startswith("40 removable channels in 1 layers;")
     assert lines[0].endswith(", 96% of them in removable layers")
@@ -97,7 +96,7 @@ def test_layers_too_small_to_lose_channels_are_not_counted() -> None:
     assert lines[-1] == "note: too small for that, so they stay whole: 2"
     assert surgery.report()["channels"] == 56  # bits of a mask, nevertheless
 
-    lines = describe(ChannelSurgery(net, torch.randn(2, 3), min_channels=64)).splitlines()
+    lines = str(ChannelSurgery(net, torch.randn(2, 3), min_channels=64)).splitlines()
     assert lines[0].startswith("0 removable channels in 0 layers;")
     assert lines[0].endswith(", 0% of them in removable layers")
     assert lines[1] == "nothing can be removed"
@@ -105,6 +104,6 @@ def test_layers_too_small_to_lose_channels_are_not_counted() -> None:
 
 def test_channels_that_one_group_holds_together_are_explained() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Conv2d(8, 4, 3))
-    assert "0, 1: its channels can only go all at once, as one group (of a GroupNorm" in describe(
+    assert "0, 1: its channels can only go all at once, as one group (of a GroupNorm" in str(
         ChannelSurgery(net, torch.randn(2, 3, 9, 9))
     )

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_slimga.callbacks.internals.quiet import in_stage, muted, seeded
 
+_SEED = 0  # of shuffling, and of augmentation in worker processes
 Triple = tuple[Any, int, int]
 """A batch, its index within its loader, and the index of the loader."""
 
@@ -54,21 +55,20 @@ def training_batches(
     if combined is None:
         raise RuntimeError("training batches can be fetched from `on_train_start` on, not before")
     del pl_module  # the Trainer's own; in the signature so that all parts of this package agree
-    with muted(trainer, seed=seed), in_stage(trainer, "training"):
+    with muted(trainer, seed=seed), in_stage(trainer, "train"):
         loaders = [private_loader(loader, count, count, seed) for loader in combined.flattened]
         batches = islice(_recombined(combined, loaders, combined.limits), count)
         return [to_device(trainer, batch, 0) for batch, _, _ in batches]
 
 
 def validation_data(
-    trainer: pl.Trainer, limit_batches: float | None, seed: int, *, shuffled: bool = False
+    trainer: pl.Trainer, limit_batches: float | None, *, shuffled: bool = False
 ) -> tuple[Callable[[], Iterator[Triple]], list[float]]:
     """A way to iterate a fixed part of the validation data, again and again.
 
     Args:
         trainer: a Trainer inside `fit`, with validation data.
         limit_batches: as for :class:`FitnessEvaluator`.
-        seed: seed of shuffling, and of augmentation in worker processes.
         shuffled: whether the batches of each loader come in a random order, drawn once; those of
             an `IterableDataset` cannot.
 
@@ -78,14 +78,14 @@ def validation_data(
     """
     user = trainer.fit_loop.epoch_loop.val_loop
     if user._combined_loader is None:
-        with seeded(seed), in_stage(trainer, "validating"):
+        with seeded(_SEED), in_stage(trainer, "validate"):
             user.setup_data()
     combined = user._combined_loader
     assert combined is not None
     limits = [_limited(available, limit_batches) for available in user._max_batches]
-    with seeded(seed):
+    with seeded(_SEED):
         loaders = [
-            private_loader(loader, available, limit, seed, shuffled=shuffled)
+            private_loader(loader, available, limit, _SEED, shuffled=shuffled)
             for loader, available, limit in zip(
                 combined.flattened, user._max_batches, limits, strict=True
             )
@@ -94,7 +94,7 @@ def validation_data(
     def start() -> Iterator[Triple]:
         for loader in loaders:
             if isinstance(loader, DataLoader) and loader.generator is not None:
-                loader.generator.manual_seed(seed)
+                loader.generator.manual_seed(_SEED)
         return _recombined(combined, loaders, limits)
 
     return start, limits

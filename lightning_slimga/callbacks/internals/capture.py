@@ -22,10 +22,11 @@ from lightning_slimga.callbacks.internals.batches import (
     to_device,
     validation_data,
 )
-from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.callbacks.internals.quiet import in_stage, muted
 from lightning_slimga.running.calls import Call
+from lightning_slimga.running.swapped import swapped
 
-_STAGES = {"training_step": "training", "validation_step": "validating"}
+_STAGES = {"training_step": "train", "validation_step": "validate"}
 
 
 def capture_calls(
@@ -134,8 +135,8 @@ def _run_step(
 
 
 def _validation_batches(trainer: pl.Trainer, count: int) -> list[Triple]:
-    load, _ = validation_data(trainer, count, seed=0)
-    with muted(trainer), in_stage(trainer, "validating"):
+    load, _ = validation_data(trainer, count)
+    with muted(trainer), in_stage(trainer, "validate"):
         return [(to_device(trainer, batch, k), i, k) for batch, i, k in load()][:count]
 
 

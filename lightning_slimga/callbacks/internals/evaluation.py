@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,9 +20,10 @@ from lightning_slimga.callbacks.internals.batches import (
     to_device,
     validation_data,
 )
-from lightning_slimga.callbacks.internals.quiet import in_stage, muted, swapped
+from lightning_slimga.callbacks.internals.quiet import in_stage, muted
 from lightning_slimga.callbacks.internals.results import SettledResults
 from lightning_slimga.callbacks.internals.strategy import reduce_mean
+from lightning_slimga.running.swapped import swapped
 
 StopRule = Callable[[int, Callable[[], float]], bool]
 """Called after each batch with the number of batches done and a function that computes the metric
@@ -54,17 +54,12 @@ class FitnessEvaluator:
         limit_batches: batches per validation loader, as a number >= 1 or as a fraction in (0, 1] of
             what the Trainer uses; spread evenly over them where the data set has indices, else the
             first ones. None: all that the Trainer uses.
-        cache_batches: keep the batches.
-        max_cache_bytes: upper bound of the memory that kept batches take.
-        active: callbacks (instances) that are to hear the validation hooks, because they log the
-            metric. Their state changes with each evaluation.
-        seed: seed of shuffling, augmentation and whatever else is random in validation.
+        max_cache_bytes: upper bound of the memory that kept batches take; 0 keeps none.
         shuffled: run the batches of each loader in a random order, drawn once, so that the first
             ones are a sample of all.
 
     Raises:
         MisconfigurationException: if the fit has no validation, or has it without data.
-        ValueError: if `limit_batches` is out of its range.
     """
 
     def __init__(
@@ -74,38 +69,24 @@ class FitnessEvaluator:
         monitor: str,
         *,
         limit_batches: int | float | None = None,
-        cache_batches: bool = True,
         max_cache_bytes: int = 2 * 1024**3,
-        active: Collection[pl.Callback] = (),
-        seed: int = 0,
         shuffled: bool = False,
     ) -> None:
-        _check_limit(limit_batches)
         require_validation(trainer, pl_module)
-        self._trainer, self._module = trainer, pl_module
-        self._monitor, self._active, self._seed = monitor, active, seed
-        self._load, self._max_batches = validation_data(
-            trainer, limit_batches, seed, shuffled=shuffled
-        )
+        self._trainer, self._module, self._monitor = trainer, pl_module, monitor
+        self._load, self._max_batches = validation_data(trainer, limit_batches, shuffled=shuffled)
         self._shuffled = shuffled
-        self._metrics: dict[str, Any] = {}
-        self._kept: list[Triple] | None = None
-        if cache_batches:
-            self._kept = self._keep(max_cache_bytes)
+        self._kept = self._keep(max_cache_bytes)
         if self.num_batches == 0:
             raise MisconfigurationException(
                 "`GeneticPruneCallback` needs validation data for its fitness, but the validation"
                 " loader of this fit gives no batches."
             )
 
-    def __call__(
-        self, *, batches: Iterable[int] | None = None, stop_when: StopRule | None = None
-    ) -> float:
+    def __call__(self, *, stop_when: StopRule | None = None) -> float:
         """Evaluate the model as it is.
 
         Args:
-            batches: indices, in [0, num_batches), of the batches to use; the metric is that of
-                these batches alone. None: all.
             stop_when: ends the evaluation early; the metric is then that of the batches done. Its
                 second argument returns NaN for a metric that is logged only at the end, or reduced
                 by something else than the mean.
@@ -117,28 +98,23 @@ class FitnessEvaluator:
             MisconfigurationException: if the metric was not logged.
         """
         loop = self._private_loop()
-        loop._combined_loader = self._source(batches, stop_when, loop)
+        loop._combined_loader = self._source(stop_when, loop)
         trainer = self._trainer
         with ExitStack() as stack:
-            stack.enter_context(muted(trainer, seed=self._seed, active=self._active))
-            stack.enter_context(in_stage(trainer, "validating"))
+            stack.enter_context(muted(trainer))
+            stack.enter_context(in_stage(trainer, "validate"))
             stack.enter_context(swapped(trainer.fit_loop.epoch_loop, val_loop=loop))
             if self._kept is not None:  # these batches have been through the hooks already
                 stack.enter_context(swapped(self._module, _on_before_batch_transfer=_as_is))
                 stack.enter_context(swapped(trainer.strategy, batch_to_device=_as_is))
             try:
                 loop.run()
-                self._metrics = dict(trainer._logger_connector.callback_metrics)
+                metrics = dict(trainer._logger_connector.callback_metrics)
             finally:
                 loop._results.reset()  # user's torchmetrics objects, after an exception
-        if self._monitor not in self._metrics:
-            raise _not_logged(self._monitor, self._metrics)
-        return reduce_mean(trainer, self._metrics[self._monitor])
-
-    @property
-    def logged(self) -> dict[str, float]:
-        """All metrics that the last call has logged (on this rank)."""
-        return {name: float(value) for name, value in self._metrics.items()}
+        if self._monitor not in metrics:
+            raise _not_logged(self._monitor, metrics)
+        return reduce_mean(trainer, metrics[self._monitor])
 
     @property
     def num_batches(self) -> float:
@@ -170,28 +146,16 @@ class FitnessEvaluator:
         vars(loop)["state_dict"] = user.state_dict
         return loop
 
-    def _source(
-        self, batches: Iterable[int] | None, stop_when: StopRule | None, loop: Any
-    ) -> _ChosenBatches:
-        chosen = range(sys.maxsize) if batches is None else set(batches)
-        length = self.num_batches if batches is None else len(chosen)
-        if batches is not None and not all(0 <= i < self.num_batches for i in chosen):
-            raise ValueError(
-                f"Expected argument `batches` to hold indices in [0, {self.num_batches}), but got"
-                f" {sorted(chosen)}."
-            )
-
+    def _source(self, stop_when: StopRule | None, loop: Any) -> _Batches:
         def start() -> Iterator[Triple]:
-            kept, done = self._kept, 0
-            for index, (batch, *where) in enumerate(self._load() if kept is None else kept):
-                if index in chosen:
-                    if stop_when and done and stop_when(done, lambda: self._running(loop)):
-                        return
-                    done += 1
-                    yield batch if kept is None else private_copy(batch), *where
+            kept = self._kept
+            for done, (batch, *where) in enumerate(self._load() if kept is None else kept):
+                if stop_when and done and stop_when(done, lambda: self._running(loop)):
+                    return
+                yield batch if kept is None else private_copy(batch), *where
 
         user: Any = self._trainer.fit_loop.epoch_loop.val_loop._combined_loader
-        return _ChosenBatches(start, length, len(self._max_batches), user._mode)
+        return _Batches(start, self.num_batches, len(self._max_batches), user._mode)
 
     def _keep(self, max_bytes: int) -> list[Triple] | None:
         """The batches of an evaluation, or None if they are too large."""
@@ -201,7 +165,7 @@ class FitnessEvaluator:
         step = self._module.validation_step
         raw = "dataloader_iter" in inspect.signature(step).parameters  # moves batches by itself
         kept, size = [], 0
-        with muted(self._trainer, seed=self._seed), in_stage(self._trainer, "validating"):
+        with muted(self._trainer), in_stage(self._trainer, "validate"):
             for batch, batch_idx, loader_idx in self._load():
                 ready = batch if raw else to_device(self._trainer, batch, loader_idx)
                 size += tensor_bytes(ready)
@@ -218,8 +182,8 @@ class FitnessEvaluator:
         return math.nan
 
 
-class _ChosenBatches:
-    """Stands in for the loop's CombinedLoader and gives it the chosen batches."""
+class _Batches:
+    """Stands in for the loop's CombinedLoader and gives it our batches."""
 
     def __init__(
         self, start: Callable[[], Iterator[Triple]], length: float, num_loaders: int, mode: str
@@ -235,7 +199,7 @@ class _ChosenBatches:
             raise TypeError("the length of the validation data is unknown")
         return int(self._length)
 
-    def __iter__(self) -> _ChosenBatches:
+    def __iter__(self) -> _Batches:
         self._iterator = self._start()
         return self
 
@@ -255,17 +219,6 @@ def _value_so_far(result: Any) -> Any:
     if result.meta.is_mean_reduction:
         return result.value / result.cumulated_batch_size
     return math.nan
-
-
-def _check_limit(limit: int | float | None) -> None:
-    in_range = limit is None or (
-        limit >= 1 if isinstance(limit, int) and not isinstance(limit, bool) else 0.0 < limit <= 1.0
-    )
-    if not in_range or isinstance(limit, bool):
-        raise ValueError(
-            "Expected argument `fitness_batches` to be None, an int >= 1 or a float in (0, 1], but"
-            f" got {limit!r}."
-        )
 
 
 def require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,9 +14,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from lightning_slimga.running.model_state import preserved
+from lightning_slimga.running.swapped import swapped
 from lightning_slimga.running.torch_settings import eager
 
-_MISSING = object()
 _CHECKPOINT_HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
 _LOGGER_PLACES = ("name", "version", "save_dir", "root_dir", "log_dir")
 
@@ -63,35 +63,10 @@ class MutedLogger(DummyLogger):
         return super().__getattribute__(name)
 
 
-@contextmanager
-def swapped(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Set attributes of `owner` for a while; those it did not have itself are deleted again."""
-    before = {}
-    for name in attributes:
-        inherited = not isinstance(getattr(type(owner), name, None), property)
-        missing = inherited and name not in vars(owner)
-        before[name] = _MISSING if missing else getattr(owner, name)
-    try:
-        for name, value in attributes.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            if value is not _MISSING:
-                setattr(owner, name, value)
-            elif name in vars(owner):
-                delattr(owner, name)
-
-
-@contextmanager
-def in_stage(trainer: pl.Trainer, stage: str) -> Iterator[None]:
-    """Let the Trainer be in `stage` ("training" or "validating") for a while."""
-    before = trainer.state.stage
-    setattr(trainer, stage, True)
-    try:
-        yield
-    finally:
-        trainer.state.stage = before
+def in_stage(trainer: pl.Trainer, stage: str) -> AbstractContextManager[None]:
+    """Let the Trainer be in a stage ("train" or "validate") for a while."""
+    kind: Any = type(trainer.state.stage)
+    return swapped(trainer.state, stage=kind(stage))
 
 
 @contextmanager
@@ -119,7 +94,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -> Iterator[None]:
+def muted(trainer: pl.Trainer, *, seed: int = 0) -> Iterator[None]:
     """Let the LightningModule run under its Trainer without a trace.
 
     On exit, also after an exception, these are as they were: callbacks, loggers, profiler, logged
@@ -132,11 +107,9 @@ def muted(trainer: pl.Trainer, *, seed: int = 0, active: Collection[Any] = ()) -
     Args:
         trainer: a Trainer inside `fit`.
         seed: start of all random number generators meanwhile, so that each run sees the same.
-        active: callbacks (instances) that are to hear their hooks all the same.
     """
-    callbacks = [c if c in active else MutedCallback(c) for c in trainer.callbacks]  # type: ignore[attr-defined]
     replaced = {
-        "callbacks": callbacks,
+        "callbacks": [MutedCallback(callback) for callback in trainer.callbacks],  # type: ignore[attr-defined]
         "loggers": [MutedLogger(logger) for logger in trainer.loggers],
         "profiler": PassThroughProfiler(),
         "_logger_connector": type(trainer._logger_connector)(trainer),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
+from lightning_slimga.callbacks.prune.result import PruningResult
+from lightning_slimga.callbacks.prune.rounds import Round
+from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.cost.latency import measure_latency
 from lightning_slimga.report import FrontRows, LayerRow, PruningReport, format_table, write_report
 from lightning_slimga.report.progress import SearchProgress
@@ -18,74 +23,53 @@ from lightning_slimga.running.calls import narrowed
 from lightning_slimga.search import Front
 from lightning_slimga.search.ask_tell import AskTellSearch
 from lightning_slimga.search.stopping import NO_SIGNAL
-
-if TYPE_CHECKING:
-    from lightning_slimga.callbacks.prune.rounds import Round
-    from lightning_slimga.callbacks.prune.run import PruningRun
-    from lightning_slimga.callbacks.prune.settings import SearchSettings
+from lightning_slimga.surgery.channel_surgery import ChannelSurgery
+from lightning_slimga.surgery.masking import Mask
 
 _SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class BeforeSurgery:
+    """What the report compares with, and surgery changes.
+
+    Attributes:
+        gamma: scaling factors γ of each layer that has some.
+        latency: milliseconds for one sample; None for a network that does not run on one.
+    """
+
+    gamma: dict[str, list[float]]
+    latency: float | None
+
+    @classmethod
+    def of(cls, module: nn.Module, surgery: ChannelSurgery) -> BeforeSurgery:
+        """Look at a network of full size."""
+        scores = surgery.scores()
+        gamma = {
+            layer.name: scores[layer.slice].tolist() for layer in surgery.layers if layer.gamma
+        }
+        return cls(gamma, _latency(module, surgery))
 
 
 class Announcer:
     """Tells of one run through the Trainer's progress bar, loggers and log folder.
 
     Args:
-        trainer: the Trainer.
+        trainer: the Trainer; every rank must make an announcer.
         settings: the run's settings.
         this_round: which round of the fit it is.
     """
 
     def __init__(self, trainer: pl.Trainer, settings: SearchSettings, this_round: Round) -> None:
-        self.trainer = trainer
-        self.settings = settings
-        self.round = this_round
+        self._trainer, self._settings, self._round = trainer, settings, this_round
         # All ranks have to ask for the folder together, and one of them may fail in `finish`.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._folder /= f"pruning_report{this_round.suffix}"
-        self.report: PruningReport | None = None
-        self._last_line = 0.0
-        self._generations_told = 0
-        self._gamma: dict[str, list[float]] = {}
-        self._latency: float | None = None
+        self._writes = settings.report and bool(trainer.is_global_zero)
 
-    def start(self, search: AskTellSearch) -> None:
+    def live(self, search: AskTellSearch) -> LiveSearch:
         """The search begins, or goes on."""
-        planned = self.settings.max_evaluations
-        if planned is None:
-            planned = self.settings.population_size * self.settings.generations
-        self._progress = SearchProgress(
-            self.settings.generations,
-            planned,
-            max_time=self.settings.max_time,
-            evaluations=search.evaluations,
-        )
-        self._generations_told = len(search.history)
-
-    def evaluated(self, search: AskTellSearch) -> None:
-        """A candidate has been judged: a line now and then, and one for each generation."""
-        for entry in search.history[self._generations_told :]:
-            self._log_scalars(entry)
-        complete = len(search.history) > self._generations_told
-        self._generations_told = len(search.history)
-        if complete or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            mean = search.history[-1]["mean"] if search.history else float("nan")
-            generation = len(search.history) + (not complete)
-            best = search.best[1] if search.evaluations else float("nan")
-            self._say(self._progress.line(generation, search.evaluations, best, mean))
-
-    def ended(self, search: AskTellSearch, and_more: str) -> None:
-        """The search has stopped: why. It may have learned nothing, which is worth a warning."""
-        reason = str(search.stop_reason)
-        if reason.startswith(NO_SIGNAL):
-            equal = math.isfinite(search.best[1])
-            rank_zero_warn(f"search ended: {reason}" + " The first of equals is taken." * equal)
-        else:
-            rank_zero_info(f"search ended: {reason}{and_more}")
-
-    @property
-    def _writes(self) -> bool:
-        return self.settings.report and bool(self.trainer.is_global_zero)
+        return LiveSearch(self._trainer, self._settings, search, self._round.generations)
 
     def keep(self, front: Front) -> None:
         """Save what there is to choose from beside the report."""
@@ -99,132 +83,176 @@ class Announcer:
         except OSError as error:
             rank_zero_warn(f"the front could not be saved to {path}: {error}")
 
-    def before(self, run: PruningRun) -> None:
-        """Remember what surgery is about to change."""
-        self._gamma = _gamma(run, np.ones(run.surgery.num_channels, dtype=bool))
-        self._latency = _latency(run)
+    def finish(
+        self,
+        module: pl.LightningModule,
+        surgery: ChannelSurgery,
+        samples: int,
+        mask: Mask,
+        result: PruningResult,
+        before: BeforeSurgery,
+    ) -> None:
+        """The network is small: the table, and the report folder.
 
-    def finish(self, run: PruningRun) -> None:
-        """The network is small: the table, and the report folder."""
-        assert run.result.plan is not None
-        before, after = self._latency, _latency(run)
-        self.report = PruningReport(
-            monitor=self.settings.monitor,
-            mode=self.settings.mode,
-            budget={name: float(limit) for name, limit in self.settings.budget.items()},
-            layers=_layer_rows(run),
-            macs=tuple(run.result.plan.summary["macs"]),
-            params=tuple(run.result.plan.summary["params"]),
-            history=run.result.history,
-            seeds=run.result.seeds,
-            search_fitness=run.result.fitness["chosen"],
-            fitness_in_search=_fitness_in_search(run),
-            gamma_before=self._gamma,
-            gamma_after=_gamma_after(run, self._gamma),
+        Args:
+            module: the small network.
+            surgery: what has cut it.
+            samples: samples in the example inputs of `surgery`.
+            mask: what was kept.
+            result: what the run leaves behind; it has a plan.
+            before: what was seen before.
+        """
+        assert result.plan is not None
+        settings, after = self._settings, _latency(module, surgery)
+        seen = None if settings.fitness_batches is None else result.fitness["search"]
+        dense = self._round.dense
+        report = PruningReport(
+            monitor=settings.monitor,
+            mode=settings.mode,
+            budget={name: float(limit) for name, limit in settings.budget.items()},
+            layers=layer_rows(surgery, samples, mask),
+            macs=tuple(result.plan.summary["macs"]),
+            params=tuple(result.plan.summary["params"]),
+            history=result.history,
+            seeds=result.seeds,
+            search_fitness=result.fitness["chosen"],
+            fitness_in_search=seen,
+            gamma_before=before.gamma,
+            gamma_after=_kept(before.gamma, surgery, mask),
             frozen=[
-                (name, why)
-                for name, dim, _, why in run.surgery.frozen
-                if run.surgery.writes(name, dim)
+                (name, why) for name, dim, _, why in surgery.frozen if surgery.writes(name, dim)
             ],
-            settings=self.settings.told,
-            latency_ms=None if before is None or after is None else (before, after),
-            dense=_dense(self.round),
-            front=_front_rows(run),
-            seconds=dict(run.result.timings),
+            settings=settings.told,
+            latency_ms=None if before.latency is None or after is None else (before.latency, after),
+            dense=(int(dense["macs"]), int(dense["params"])) if dense else None,
+            front=_front_rows(result),
+            seconds=dict(result.timings),
         )
-        self._say(format_table(self.report))
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+        _say(self._trainer, format_table(report))
+        for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
             if any(cls.__name__ == "ModelSummary" for cls in type(callback).__mro__):
-                callback.on_fit_start(self.trainer, run.module)  # which prints it
+                callback.on_fit_start(self._trainer, module)  # which prints it
         if self._writes:
-            where = write_report(self._folder, self.report)
-            rank_zero_info(f"pruning report: {where}")
+            rank_zero_info(f"pruning report: {write_report(self._folder, report)}")
 
-    def _say(self, text: str) -> None:
-        self._last_line = time.monotonic()
-        bar = self.trainer.progress_bar_callback
-        if bar is None or not getattr(bar, "is_enabled", True):
-            rank_zero_info(text)
-        elif self.trainer.is_global_zero:
-            bar.print(text)
+
+class LiveSearch:
+    """A running search in lines, now and then, and in scalars, for each generation.
+
+    Args:
+        trainer: the Trainer.
+        settings: the run's settings.
+        search: the search, which begins now or goes on.
+        generations: generations of earlier rounds.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        settings: SearchSettings,
+        search: AskTellSearch,
+        generations: int,
+    ) -> None:
+        self._trainer, self._search, self._earlier = trainer, search, generations
+        planned = settings.max_evaluations or settings.population_size * settings.generations
+        self._progress = SearchProgress(
+            settings.generations,
+            planned,
+            max_time=settings.max_time,
+            evaluations=search.evaluations,
+        )
+        self._told = len(search.history)
+        self._last_line = -math.inf
+
+    def evaluated(self) -> None:
+        """A candidate has been judged: a line now and then, and one for each generation."""
+        search, told = self._search, self._told
+        self._told = len(search.history)
+        for entry in search.history[told:]:
+            self._log_scalars(entry)
+        complete = self._told > told
+        if complete or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            mean = search.history[-1]["mean"] if search.history else math.nan
+            best = search.best[1] if search.evaluations else math.nan
+            generation = self._told + (not complete)
+            _say(self._trainer, self._progress.line(generation, search.evaluations, best, mean))
+            self._last_line = time.monotonic()
+
+    def ended(self, and_more: str) -> None:
+        """The search has stopped: why. It may have learned nothing, which is worth a warning.
+
+        Args:
+            and_more: added to the sentence.
+        """
+        reason = str(self._search.stop_reason)
+        if reason.startswith(NO_SIGNAL):
+            equal = math.isfinite(self._search.best[1])
+            rank_zero_warn(f"search ended: {reason}" + " The first of equals is taken." * equal)
+        else:
+            rank_zero_info(f"search ended: {reason}{and_more}")
 
     def _log_scalars(self, entry: dict[str, Any]) -> None:
         names = ("best", "mean", "std", "evaluations")
         values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=self.round.generations + int(entry["generation"]))
+        for logger in self._trainer.loggers:
+            logger.log_metrics(values, step=self._earlier + int(entry["generation"]))
 
 
-def _fitness_in_search(run: PruningRun) -> float | None:
-    """What the search saw of the chosen network, where that was a part of the data."""
-    return None if run.settings.fitness_batches is None else run.result.fitness["search"]
+def layer_rows(surgery: ChannelSurgery, samples: int, mask: Mask) -> list[LayerRow]:
+    """One row per layer; MACs and parameters are those of the modules that write its channels.
+
+    Args:
+        surgery: of the network.
+        samples: samples in the example inputs of `surgery`.
+        mask: what was kept, shape (C,).
+    """
+    masks = np.ones_like(mask), mask
+    counts = [surgery.counts(keep).tolist() for keep in masks]
+    costs = [surgery.costs_by_layer(keep) for keep in masks]
+    return [
+        LayerRow(
+            layer.name,
+            *channels,
+            *(macs // samples for macs, _ in of_layer),
+            *(params for _, params in of_layer),
+        )
+        for layer, channels, of_layer in zip(
+            surgery.layers, zip(*counts, strict=True), zip(*costs, strict=True), strict=True
+        )
+    ]
 
 
-def _dense(this_round: Round) -> tuple[int, int] | None:
-    if not this_round.dense:
+def _say(trainer: pl.Trainer, text: str) -> None:
+    bar = trainer.progress_bar_callback
+    if bar is None or not getattr(bar, "is_enabled", True):
+        rank_zero_info(text)
+    elif trainer.is_global_zero:
+        bar.print(text)
+
+
+def _latency(module: nn.Module, surgery: ChannelSurgery) -> float | None:
+    try:
+        return measure_latency(module, [narrowed(call, 1)[0] for call in surgery.calls])
+    except Exception:  # whatever a network raises that is made for larger batches
         return None
-    return int(this_round.dense["macs"]), int(this_round.dense["params"])
 
 
-def _front_rows(run: PruningRun) -> FrontRows | None:
-    front = run.result.front
+def _kept(
+    gamma: dict[str, list[float]], surgery: ChannelSurgery, mask: Mask
+) -> dict[str, list[float]]:
+    """γ of the channels that were kept; values are those of the moment of surgery."""
+    slices = {layer.name: layer.slice for layer in surgery.layers}
+    return {name: np.asarray(values)[mask[slices[name]]].tolist() for name, values in gamma.items()}
+
+
+def _front_rows(result: PruningResult) -> FrontRows | None:
+    front = result.front
     if front is None:
         return None
     return FrontRows(
         front.budget,
         points=[(point.cost, point.metric) for point in front.points],
         full=(front.full[1], front.full[0]),
-        chosen=run.result.chosen,
-        floor=run.result.floor,
+        chosen=result.chosen,
+        floor=result.floor,
     )
-
-
-def _latency(run: PruningRun) -> float | None:
-    """Milliseconds for one sample; None for a network that does not run on one."""
-    try:
-        return measure_latency(run.module, [narrowed(call, 1)[0] for call in run.surgery.calls])
-    except Exception:  # whatever a network raises that is made for larger batches
-        return None
-
-
-def _gamma(run: PruningRun, keep: Any) -> dict[str, list[float]]:
-    scores = run.surgery.scores()
-    return {
-        layer.name: scores[layer.slice][keep[layer.slice]].tolist()
-        for layer in run.surgery.layers
-        if layer.gamma
-    }
-
-
-def _gamma_after(run: PruningRun, before: dict[str, list[float]]) -> dict[str, list[float]]:
-    """γ of the channels that were kept; values are those of the moment of surgery."""
-    return {
-        layer.name: [
-            g for g, kept in zip(before[layer.name], run.mask[layer.slice], strict=True) if kept
-        ]
-        for layer in run.surgery.layers
-        if layer.gamma
-    }
-
-
-def _layer_rows(run: PruningRun) -> list[LayerRow]:
-    """One row per layer; MACs and parameters are those of the modules that write its channels."""
-    surgery = run.surgery
-    counts = [surgery.counts(np.ones_like(run.mask))[None], surgery.counts(run.mask)[None]]
-    macs = [surgery.cost.macs.by_module(c) for c in counts]
-    params = [surgery.cost.params.by_module(c) for c in counts]
-    rows = []
-    for i, layer in enumerate(surgery.layers):
-        writers = {
-            name.rpartition(".")[0] for name, dim in layer.tensors if surgery.writes(name, dim)
-        }
-        rows.append(
-            LayerRow(
-                layer.name,
-                int(counts[0][0, i]),
-                int(counts[1][0, i]),
-                *(sum(m.get(w, 0) for w in writers) // run.samples for m in macs),
-                *(sum(p.get(w, 0) for w in writers) for p in params),
-            )
-        )
-    return rows

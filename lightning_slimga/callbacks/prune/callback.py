@@ -1,7 +1,8 @@
-"""GeneticPruneCallback: when the search runs inside a fit; what it does is in ``pruning_run``."""
+"""GeneticPruneCallback: when the search runs inside a fit; what it does is in ``run``."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.prune.rounds import Rounds
 from lightning_slimga.callbacks.prune.run import PruningRun
+from lightning_slimga.callbacks.prune.schedule import Schedule
 from lightning_slimga.callbacks.prune.search_file import remove_search_file
 from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.search import Front
@@ -41,6 +43,12 @@ class GeneticPruneCallback(pl.Callback):
     The method follows patent CN111105035A and Wang et al., "Network pruning using sparse learning
     and genetic algorithm", Neurocomputing 404, 2020; encoding, operators and evaluation factor are
     not published there, those here are our own.
+
+    >>> callback = GeneticPruneCallback("val_acc", mode="max", budget={"macs": 0.5}, prune_epoch=10)
+    >>> callback
+    GeneticPruneCallback('val_acc', mode='max', budget={'macs': 0.5}, prune_epoch=10): 0 of 1 done
+    >>> callback.plan is None  # until it has cut the network, in `Trainer(callbacks=[callback])`
+    True
 
     Args:
         monitor: name of the metric that judges candidates, exactly as logged in validation.
@@ -122,14 +130,13 @@ class GeneticPruneCallback(pl.Callback):
         toolbox: base.Toolbox | None = None,
     ) -> None:
         super().__init__()
-        self._rounds = Rounds(prune_epoch, prune_epochs, budget)
+        self._schedule = Schedule.of(prune_epoch, prune_epochs, budget)
+        self._rounds = Rounds(self._schedule)
         self._rate = FinetuneRate(one_of(*get_args(RatePolicy)).check("finetune_lr", finetune_lr))
-        self.monitor, self.mode, self.prune_epochs = monitor, mode, self._rounds.epochs
-        self.prune_epoch = self.prune_epochs[0]
         self.settings = SearchSettings(
             monitor=monitor,
             mode=mode,
-            budget=self._rounds.budgets[0],
+            budget=self._schedule.budgets[0],
             population_size=population_size,
             generations=generations,
             max_evaluations=max_evaluations,
@@ -152,10 +159,24 @@ class GeneticPruneCallback(pl.Callback):
             front=front,  # type: ignore[arg-type]
             toolbox=toolbox,
         )
-        self._rounds.check_choice(self.settings)
+        self._schedule.check_choice(self.settings)
+        self.monitor, self.mode, self.prune_epochs = monitor, mode, self._schedule.epochs
+        self.prune_epoch = self.prune_epochs[0]
         self._front: Front | None = None
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
+
+    def __repr__(self) -> str:
+        """Return what was asked for, where it is not the default, and how many rounds are done."""
+        given = dict(vars(self.settings), **self._schedule.arguments, finetune_lr=self._rate.policy)
+        parameters = inspect.signature(type(self).__init__).parameters.values()
+        said = [
+            f"{one.name}={given[one.name]!r}"
+            for one in parameters
+            if one.name in given and given[one.name] != one.default and one.name != "monitor"
+        ]
+        done = f"{self._rounds.done} of {len(self._schedule.epochs)} done"
+        return f"{type(self).__name__}({', '.join([repr(self.monitor), *said])}): {done}"
 
     @property
     def front(self) -> Front | None:
@@ -189,17 +210,15 @@ class GeneticPruneCallback(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check what can be checked before the first epoch, and prepare for pruned checkpoints."""
+        if stage == "fit":
+            refuse_unsupported_strategy(trainer)
+            self._schedule.check(trainer)
+            if self.settings.front is not None and trainer.is_global_zero:
+                Front.load(self.settings.front)
+            self._rate = FinetuneRate(self._rate.policy)
+            if not self._rounds.belong_to(pl_module):
+                self._rounds, self._front = Rounds(self._schedule), None
         install_checkpoint_hooks(pl_module, on_load=self._rounds.shrink, on_save=self._add_plans)
-        if stage != "fit":
-            return
-        refuse_unsupported_strategy(trainer)
-        if self.settings.front is not None and trainer.is_global_zero:
-            Front.load(self.settings.front)
-        self._rate = FinetuneRate(self._rate.policy)
-        if not self._rounds.belong_to(pl_module):
-            self._rounds.begin_anew()
-            self._front = None
-        self._rounds.check(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what can only fail later; what was restored says whether a search is to come."""
@@ -234,16 +253,16 @@ class GeneticPruneCallback(pl.Callback):
             )
             self._run, complete = run, False
             try:
-                run.execute()
+                cut = run.execute()
                 complete = True
             finally:
                 self._take_over(run, complete=complete)
-            if run.result.plan is not None:
+            if cut is not None:
                 self._rate.after_surgery(trainer)
                 for callback in trainer.callbacks:  # type: ignore[attr-defined]
                     if hasattr(callback, "on_surgery"):
                         callback.on_surgery(trainer, pl_module, run.result.plan)
-                run.report()
+                run.report(cut)
 
     def _take_over(self, run: PruningRun, *, complete: bool) -> None:
         self._front = run.result.front or self._front

@@ -13,12 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_slimga.callbacks.internals import FitnessEvaluator, average_over_ranks
 from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
-from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
-from lightning_slimga.running.calls import Call
+from lightning_slimga.callbacks.prune.result import PruningResult
+from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.running.recalibration import recalibrate
 from lightning_slimga.running.torch_settings import untuned
 from lightning_slimga.search.racing import Race
-from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.channels_last import channels_last
 from lightning_slimga.surgery.masking import Mask
 
@@ -28,12 +27,7 @@ class CandidateEvaluation:
 
     Args:
         trainer: the Trainer, inside ``fit``.
-        pl_module: its LightningModule, full size.
-        surgery: what cuts the module.
-        settings: the callback's arguments.
-        evaluator: the validation that the search sees.
-        recalibration: training calls from which batch norm takes its statistics.
-        in_channels_last: names of the modules that run in that memory format meanwhile.
+        survey: the full-size module, how it is run, and what cuts it.
         result: gets the seconds.
         between_batches: called between the batches of a validation; may raise.
         between_finalists: called by all ranks before each mask of `on_everything`; may raise.
@@ -45,23 +39,17 @@ class CandidateEvaluation:
     def __init__(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        surgery: ChannelSurgery,
-        settings: SearchSettings,
-        *,
-        evaluator: FitnessEvaluator,
-        recalibration: Sequence[Call],
-        in_channels_last: Sequence[str],
+        survey: Survey,
         result: PruningResult,
-        between_batches: Callable[[], None],
+        *,
+        between_batches: Callable[[], None] = lambda: None,
         between_finalists: Callable[[], None] = lambda: None,
     ) -> None:
-        self._trainer, self._module = trainer, pl_module
-        self._surgery, self._settings = surgery, settings
-        self._evaluator, self._result = evaluator, result
-        self._calls = recalibration if settings.recalibration_batches else []
-        self._in_channels_last = in_channels_last
-        self._average = average_over_ranks(trainer) if settings.recalibration_batches else None
+        self._trainer, self._survey, self._result = trainer, survey, result
+        self._module, self._settings = survey.module, survey.settings
+        anew = survey.settings.recalibration_batches > 0
+        self._calls = survey.training if anew else []
+        self._average = average_over_ranks(trainer) if anew else None
         self._between_batches, self._between_finalists = between_batches, between_finalists
         self._warned_nan = False
         self.race: Race | None = None
@@ -91,10 +79,10 @@ class CandidateEvaluation:
         """
         if not self._settings.racing:
             return
-        batches = self._evaluator.num_batches
+        batches = self._survey.evaluator.num_batches
         equal = equal_over_ranks(self._trainer, batches)
         race = Race(self._settings.mode, parents, batches)
-        if not self._evaluator.random_order:
+        if not self._survey.evaluator.random_order:
             race.off = "the order of the validation data is not known to be random"
         elif not equal:
             race.off = "the processes have different numbers of validation batches"
@@ -109,9 +97,9 @@ class CandidateEvaluation:
         any candidate that may become a parent.
         """
         if self.race is None:
-            return self._measure(mask, self._evaluator)
+            return self._measure(mask, self._survey.evaluator)
         runner, was_off = self.race.enter(), self.race.off
-        value = runner.finish(self._measure(mask, self._evaluator, runner.stops))
+        value = runner.finish(self._measure(mask, self._survey.evaluator, runner.stops))
         if self.race.off != was_off:
             rank_zero_info(f"no candidate is stopped early: {self.race.off}")
         return value
@@ -126,21 +114,20 @@ class CandidateEvaluation:
 
     def uncut(self) -> float:
         """Return the metric of the network as it is, on all validation data."""
-        if self._everything is self._evaluator:  # the first evaluation of a run is that
-            return self._result.fitness["dense"]
-        return self._everything()
+        seen = self._everything is self._survey.evaluator
+        return self._survey.dense if seen else self._everything()
 
     @cached_property
     def _everything(self) -> FitnessEvaluator:
         """The validation on all of its data, which is read once."""
         if self._settings.fitness_batches is None:
-            return self._evaluator
+            return self._survey.evaluator
         return FitnessEvaluator(self._trainer, self._module, self._settings.monitor)
 
     def best_of(self, finalists: Sequence[Mask]) -> tuple[Mask, float]:
         """Return the finalist that is best on all validation data, and its metric."""
         values = self.on_everything(finalists)
-        order = np.array(values) * (1 if self._settings.mode == "max" else -1)
+        order = self._settings.sign * np.array(values)
         best = int(np.argmax(np.where(np.isnan(order), -np.inf, order)))
         return finalists[best], values[best]
 
@@ -158,8 +145,8 @@ class CandidateEvaluation:
 
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
-        layout = channels_last(self._module, self._in_channels_last)
-        with self._surgery.shrunk(mask), layout, forward, untuned(), context:
+        layout = channels_last(self._module, self._survey.channels_last)
+        with self._survey.surgery.shrunk(mask), layout, forward, untuned(), context:
             recalibrate(self._module, self._calls, self._average)  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:

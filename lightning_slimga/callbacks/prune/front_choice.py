@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,9 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_slimga.callbacks.internals import broadcast
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
-from lightning_slimga.callbacks.prune.search_file import weights_of
-from lightning_slimga.callbacks.prune.searches import pareto_search
-from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
+from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.cost.budget import LATENCY
 from lightning_slimga.search import Budget, Front, ParetoSearch, SearchSpace
 from lightning_slimga.search.space import meets
@@ -28,43 +26,48 @@ _BELOW_THE_PICK = 0.8
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A point of a front that is to be cut out.
+
+    Attributes:
+        mask: what is kept.
+        index: of the point.
+        seen: its metric on the front.
+        metric: its metric on all validation data.
+        floor: the worst metric that was allowed, with `max_drop`.
+    """
+
+    mask: Mask
+    index: int
+    seen: float
+    metric: float
+    floor: float | None
+
+
+@dataclass(frozen=True)
 class FrontChoice:
     """Makes the search for a front, and chooses from it, or from one that was saved.
 
-    Args:
+    Attributes:
         trainer: the Trainer, inside ``fit``.
-        pl_module: its LightningModule, before surgery.
         settings: the callback's arguments.
-        dense: costs that fractions refer to, by name; otherwise the network's own.
         space: what is searched; its first budget is the cost.
+        wanted: what `pick` allows the network to cost; empty where it does not speak of cost.
         candidates: measures networks.
-        limits: turns a budget of the user's into limits.
-        result: gets the front.
+        weights: a hash of the network's weights.
     """
 
     trainer: pl.Trainer
-    pl_module: pl.LightningModule
     settings: SearchSettings
-    dense: Mapping[str, float]
     space: SearchSpace
+    wanted: Sequence[Budget]
     candidates: CandidateEvaluation
-    limits: Callable[[Mapping[str, int | float]], list[Budget]]
-    result: PruningResult
-
-    @property
-    def wanted(self) -> list[Budget]:
-        """What `pick` allows the network to cost; nothing where it does not speak of cost."""
-        pick = self.settings.pick
-        first = self.space.budgets[0]
-        if isinstance(pick, float):
-            return [replace(first, limit=pick * self.dense.get(first.name, self._full_cost))]
-        return self.limits(pick) if isinstance(pick, Mapping) else []
+    weights: str
 
     @property
     def already_met(self) -> bool:
         """Whether the uncut network is the one that is picked."""
-        wanted = self.wanted
-        return bool(wanted) and bool(meets(wanted, self.space.grid.size[None])[0])
+        return bool(self.wanted) and bool(meets(self.wanted, self.space.grid.size[None])[0])
 
     def make_search(self) -> ParetoSearch:
         """Return a search over all costs of interest.
@@ -84,7 +87,7 @@ class FrontChoice:
             if budget.name == space.budgets[0].name:
                 share = budget.limit / space.budgets[0].limit
                 smallest = min(smallest, _BELOW_THE_PICK * share)
-        return pareto_search(space, settings, smallest)
+        return ParetoSearch(space, smallest=smallest, **settings.of_search)
 
     def found(self, search: ParetoSearch) -> Front:
         """Return the front of a search, measured on all validation data."""
@@ -95,7 +98,7 @@ class FrontChoice:
             budget=self.space.budgets[0].name,
             layers=self._layers,
             full=(self.candidates.uncut(), self._full_cost),
-            weights=weights_of(self.trainer, self.pl_module),
+            weights=self.weights,
         )
         return front if self.settings.fitness_batches is None else self._measured(front)
 
@@ -118,7 +121,7 @@ class FrontChoice:
                 f"Expected argument `front` to be of this network, by monitor, mode and budget"
                 f" {expected}, and layers {dict(self._layers)}, but got one by {what}."
             )
-        if front.weights != weights_of(self.trainer, self.pl_module):
+        if front.weights != self.weights:
             rank_zero_warn(
                 f"The front in {self.settings.front} was searched with other weights of this"
                 " network: its metrics may no longer hold."
@@ -127,8 +130,8 @@ class FrontChoice:
                 return self._measured(front)
         return front
 
-    def choose(self, front: Front) -> Mask | None:
-        """Return what is to be kept; None, in words, where nothing is to be cut.
+    def choose(self, front: Front) -> Choice | None:
+        """Return what is to be cut out; None, and a warning, where nothing is.
 
         Raises:
             MisconfigurationException: when there is no such point.
@@ -136,7 +139,9 @@ class FrontChoice:
         if not len(front):
             rank_zero_warn("No candidate of the search has a finite metric: nothing was pruned.")
             return None
-        index = self._index(front)
+        drop = self.settings.max_drop
+        floor = None if drop is None else front.full[0] - self.settings.sign * drop
+        index = self._index(front) if floor is None else self._cheapest(front, floor)
         if index is None:
             return None
         point = front.points[index]
@@ -152,17 +157,12 @@ class FrontChoice:
                 f" {dict(self.settings.budget)} (and `min_channels` and `round_to`), but got"
                 f" {self.settings.pick!r}: point {index} has {front.budget} {point.cost:g}."
             )
-        self.result.chosen = index
-        self.result.fitness["search"] = point.metric
         stored = self.settings.front is not None
-        chosen = self.candidates.on_everything([point.mask])[0] if stored else point.metric
-        self.result.fitness["chosen"] = chosen
-        return point.mask
+        metric = self.candidates.on_everything([point.mask])[0] if stored else point.metric
+        return Choice(point.mask, index, point.metric, metric, floor)
 
-    def _index(self, front: Front) -> int | None:
+    def _index(self, front: Front) -> int:
         pick = self.settings.pick
-        if self.settings.max_drop is not None:
-            return self._cheapest(front, self.settings.max_drop)
         if pick == "knee":
             return front.knee()
         if isinstance(pick, int):
@@ -181,9 +181,7 @@ class FrontChoice:
             )
         return int(fits[-1])
 
-    def _cheapest(self, front: Front, max_drop: float) -> int | None:
-        sign = 1.0 if front.mode == "max" else -1.0
-        floor = self.result.floor = front.full[0] - sign * max_drop
+    def _cheapest(self, front: Front, floor: float) -> int | None:
         index = front.cheapest(floor)
         if index is not None and not front.points[index].mask.all():
             return index
@@ -195,7 +193,8 @@ class FrontChoice:
         )
         rank_zero_warn(
             f"No smaller network was found whose `{front.monitor}` stays within"
-            f" `max_drop={max_drop}` of {front.full[0]:.4f}: nothing was pruned.{reached}"
+            f" `max_drop={self.settings.max_drop}` of {front.full[0]:.4f}: nothing was pruned."
+            f"{reached}"
         )
         return None
 

@@ -1,21 +1,19 @@
-"""The rounds of pruning that a fit goes through, and how far it has come."""
+"""How far a fit has come with its rounds of pruning, and what they have cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lightning_slimga.arguments import expect, whole
 from lightning_slimga.callbacks.internals import averaged_models
-from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
-from lightning_slimga.cost.budget import KNOWN_BUDGETS, LATENCY, check_budget
+from lightning_slimga.callbacks.prune.result import PruningResult
+from lightning_slimga.callbacks.prune.schedule import Schedule
+from lightning_slimga.cost.budget import KNOWN_BUDGETS
 from lightning_slimga.surgery.checkpoint import (
     apply_plans,
     composed,
@@ -52,70 +50,21 @@ class Round:
 
 
 class Rounds:
-    """The rounds of one fit.
+    """How far one fit has come.
 
     Args:
-        prune_epoch: complete epochs before the only round; or
-        prune_epochs: complete epochs before each round, rising.
-        budget: the budget of the only round, or one for each.
+        schedule: the rounds that it is to have.
 
     Attributes:
-        epochs: complete epochs before each round.
-        budgets: budget of each round.
         done: rounds that are over, whether they have cut something or not.
         plans: what this fit has cut, oldest first.
         plan: one plan for all that the module has been through, or None.
         history: the generations of all rounds.
         timings: seconds by part of all rounds.
-
-    Raises:
-        TypeError: when not exactly one of the first two is given, or a budget is no mapping.
-        ValueError: when an argument is out of its range, or the budgets do not fit the rounds.
     """
 
-    def __init__(
-        self, prune_epoch: int | None, prune_epochs: Sequence[int] | None, budget: Any
-    ) -> None:
-        if (prune_epoch is None) == (prune_epochs is None):
-            found = "neither" if prune_epoch is None else "both"
-            raise TypeError(
-                "Expected either argument `prune_epoch` (one round) or `prune_epochs` (several) to"
-                f" be given, but got {found}."
-            )
-        self.epochs = _checked_epochs(prune_epoch, prune_epochs)
-        self.budgets = _checked_budgets(budget, len(self.epochs))
-        self._name = "prune_epoch" if prune_epochs is None else "prune_epochs"
-        self.begin_anew()
-
-    def check_choice(self, settings: SearchSettings) -> None:
-        """Refuse arguments that leave a later round nothing to do.
-
-        Raises:
-            ValueError: naming the argument.
-        """
-        if len(self.epochs) == 1:
-            return
-        alone = settings.max_drop is None and settings.front is None
-        expect(alone, "prune_epochs", "one round with `max_drop` or `front`", self.epochs)
-        sized = isinstance(settings.pick, (float, Mapping))
-        expect(
-            not sized,
-            "pick",
-            "None, 'knee' or an int with several rounds (what else it may be names a size, which"
-            " every round after the first would meet already)",
-            settings.pick,
-        )
-        for number in range(2, len(self.budgets) + 1) if settings.pick is None else ():
-            expect(
-                not _is_met_by(self.budgets[: number - 1], self.budgets[number - 1]),
-                "budget",
-                f"smaller in every round, but round {number} would have nothing to do (fractions"
-                " refer to the network at the start of the fit)",
-                list(self.budgets),
-            )
-
-    def begin_anew(self) -> None:
-        """Another module: nothing has been cut."""
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
         self.done = 0
         self.plans: list[PruningPlan] = []
         self.plan: PruningPlan | None = None
@@ -127,27 +76,14 @@ class Rounds:
         last = plans_of(module)[-len(self.plans) :]
         return bool(self.plans) and [id(p) for p in last] == [id(p) for p in self.plans]
 
-    def check(self, trainer: pl.Trainer) -> None:
-        """Refuse a fit that ends before the last round.
-
-        Raises:
-            MisconfigurationException: naming the epoch.
-        """
-        last, trial = trainer.max_epochs, trainer.fast_dev_run  # type: ignore[attr-defined]
-        if not trial and last is not None and last != -1 and self.epochs[-1] >= last:
-            raise MisconfigurationException(
-                f"Expected argument `{self._name}` to be below `max_epochs={last}`, so that epochs"
-                f" are left for fine-tuning, but got {self.epochs[-1]}."
-            )
-
     @property
     def finished(self) -> bool:
         """Whether no round is left."""
-        return self.done == len(self.epochs)
+        return self.done == len(self._schedule.epochs)
 
     def is_due(self, epoch: int) -> bool:
         """Whether a round is to begin once so many epochs are complete."""
-        return not self.finished and epoch >= self.epochs[self.done]
+        return not self.finished and epoch >= self._schedule.epochs[self.done]
 
     @property
     def current(self) -> Round:
@@ -156,9 +92,9 @@ class Rounds:
         if self.plans:
             costs = self.plans[0].summary
             dense = {name: float(costs[name][0]) for name in KNOWN_BUDGETS if name in costs}
-        return Round(
-            self.done + 1, len(self.epochs), self.budgets[self.done], dense, len(self.history)
-        )
+        budgets = self._schedule.budgets
+        budget = budgets[self.done]
+        return Round(self.done + 1, len(budgets), budget, dense, len(self.history))
 
     def take_over(self, module: nn.Module, result: PruningResult, *, complete: bool) -> None:
         """Keep what a run leaves behind, whether it has come to its end or not.
@@ -171,7 +107,7 @@ class Rounds:
             self.plans.append(result.plan)
             self.plan = composed(plans_of(module))
         if complete or result.plan is not None:
-            number = {"round": self.done + 1} if len(self.epochs) > 1 else {}
+            number = {"round": self.done + 1} if len(self._schedule.epochs) > 1 else {}
             self.history += [{**entry, **number} for entry in result.history]
             for part, seconds in result.timings.items():
                 self.timings[part] = self.timings.get(part, 0.0) + seconds
@@ -181,12 +117,14 @@ class Rounds:
         """Say which rounds have not come about, of a fit that has not finished them."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        epoch, last = self.epochs[self.done], self.epochs[-1]
-        rounds = f"{self.done} of {len(self.epochs)} rounds are done"
+        name, epochs = self._schedule.name, self._schedule.epochs
+        last = epochs[-1]
+        rounds = f"{self.done} of {len(epochs)} rounds are done"
         what = rounds if self.done else "nothing was pruned"
         rank_zero_warn(
-            f"The fit ended after {trainer.current_epoch} epochs, before `{self._name}={epoch}`:"
-            f" {what}. `Trainer(min_epochs={last + 1})` keeps early stopping from ending it before."
+            f"The fit ended after {trainer.current_epoch} epochs, before"
+            f" `{name}={epochs[self.done]}`: {what}. `Trainer(min_epochs={last + 1})` keeps"
+            " early stopping from ending it before."
         )
 
     def shrink(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -222,44 +160,3 @@ class Rounds:
         self.done = state["done"]
         self.plans = self.plans[len(self.plans) - state["cuts"] :]
         self.history, self.timings = list(state["history"]), dict(state["timings"])
-
-
-def _checked_epochs(one: int | None, several: Sequence[int] | None) -> tuple[int, ...]:
-    if several is None:
-        return (whole(1).check("prune_epoch", one),)
-    wanted = "a rising list of whole numbers of at least 1"
-    expect(isinstance(several, Sequence) and len(several) > 0, "prune_epochs", wanted, several)
-    epochs = tuple(whole(1).check("prune_epochs", epoch) for epoch in several)
-    expect(all(a < b for a, b in pairwise(epochs)), "prune_epochs", wanted, several)
-    return epochs
-
-
-def _checked_budgets(budget: Any, rounds: int) -> tuple[dict[str, int | float], ...]:
-    if not isinstance(budget, (list, tuple)):
-        checked = check_budget(budget)
-        expect(
-            rounds == 1,
-            "budget",
-            f"a list of {rounds} mappings, one for each of `prune_epochs` (fractions refer to the"
-            " dense network, so one for all would be met after the first round)",
-            budget,
-        )
-        return (checked,)
-    mappings = tuple(check_budget(one) for one in budget)
-    expect(len(mappings) == rounds, "budget", f"one mapping, or a list of {rounds}", budget)
-    return mappings
-
-
-def _is_met_by(
-    earlier: Sequence[Mapping[str, int | float]], budget: Mapping[str, int | float]
-) -> bool:
-    """Whether a network within earlier budgets is within this one, whatever the network."""
-    return all(
-        any(
-            name in one
-            and one[name] <= limit
-            and (name == LATENCY or (one[name] <= 1) == (limit <= 1))  # shares, or both absolute
-            for one in earlier
-        )
-        for name, limit in budget.items()
-    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,22 +23,56 @@ from lightning_slimga.callbacks.internals import (
     reset_monitors,
     union_over_ranks,
 )
-from lightning_slimga.callbacks.prune.announcer import Announcer
+from lightning_slimga.callbacks.prune.announcer import Announcer, BeforeSurgery
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.front_choice import FrontChoice
 from lightning_slimga.callbacks.prune.latency_limit import LatencyLimit
+from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.rounds import Round
 from lightning_slimga.callbacks.prune.search_file import SearchFile, remove_search_file
-from lightning_slimga.callbacks.prune.searches import genetic_search, no_metric
-from lightning_slimga.callbacks.prune.settings import PruningResult, SearchSettings
+from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.cost.budget import LATENCY
-from lightning_slimga.cost.latency_model import LatencyModel
 from lightning_slimga.search import Front, GeneticSearch, ParetoSearch, SearchSpace
 from lightning_slimga.search.ask_tell import AskTellSearch
-from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.masking import Mask
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that a search needs.
+
+    Attributes:
+        survey: the network, and what is known of it.
+        candidates: measures masks.
+        latency: holds a limit in milliseconds; None without one.
+        space: what is searched.
+        choice: chooses from a front; None where the best network is wanted.
+        interrupted: where an interrupted search of this network stands, or None.
+    """
+
+    survey: Survey
+    candidates: CandidateEvaluation
+    latency: LatencyLimit | None
+    space: SearchSpace
+    choice: FrontChoice | None
+    interrupted: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A network that has become small.
+
+    Attributes:
+        mask: what was kept.
+        survey: the network as it was.
+        before: what the report compares with.
+    """
+
+    mask: Mask
+    survey: Survey
+    before: BeforeSurgery
 
 
 class PruningRun:
@@ -73,27 +108,23 @@ class PruningRun:
         self.result = PruningResult()
         self.full_state = own_state(pl_module)
         self._file = SearchFile(trainer, pl_module, f"{self.settings.searched} {this_round.dense}")
-        self._state, self._signals = state, signals
-        self._search: AskTellSearch | None = None
-        self._choice: FrontChoice | None = None
-        self._latency: LatencyLimit | None = None
+        self._signals = signals
         self._announcer = Announcer(trainer, self.settings, this_round)
+        self._state: Callable[[], dict[str, Any] | None] = lambda: state
 
     @property
     def search_state(self) -> dict[str, Any] | None:
         """Where the search stands, plain data; None before it has begun."""
-        if self._search is None:
-            return self._state
-        return self._file.packed(self._state_of(self._search))
+        return self._state()
 
-    def execute(self) -> PruningResult:
+    def execute(self) -> Cut | None:
         """Run everything.
 
         The state of the search is written to disk after every generation, and when something ends
         the search before its time.
 
         Returns:
-            What came out; the module is small now, unless its budget was met already.
+            What was cut; None where nothing was, which a warning has said.
 
         Raises:
             MisconfigurationException: when there is nothing to prune, no way to the budget, no
@@ -104,133 +135,102 @@ class PruningRun:
                 "pruning inside `torch.inference_mode` would leave parameters that cannot train"
             )
         with self.result.timed("preparation"):
-            space = self._prepare()
-        if self._is_met_by(space):
-            return self.result
+            ready = self._prepare()
+        if self._is_met(ready):
+            return None
         with self.result.timed("search"):
-            mask = self._find(space)
+            mask = self._find(ready)
         if mask is None:
-            return self.result
-        self.mask = mask
+            return None
         self._leave_if_asked()
         with self.result.timed("surgery"):
-            self._cut(self.mask)
-        return self.result
+            return self._cut(ready, mask)
 
-    def _is_met_by(self, space: SearchSpace) -> bool:
+    def report(self, cut: Cut) -> None:
+        """Show what surgery has done."""
+        survey = cut.survey
+        try:
+            self._announcer.finish(
+                self.module, survey.surgery, survey.samples, cut.mask, self.result, cut.before
+            )
+        except Exception as error:  # the network is small already: a report must not end the fit
+            rank_zero_warn(f"the pruning report could not be written: {error!r}")
+
+    def _prepare(self) -> Ready:
+        survey = Survey.of(self.trainer, self.module, self.settings)
+        self.result.fitness["dense"] = survey.dense
+        candidates = CandidateEvaluation(
+            self.trainer,
+            survey,
+            self.result,
+            between_batches=self._between_batches,
+            between_finalists=self._leave_if_asked,
+        )
+        interrupted = self._file.read(self._state())
+        latency, model, limit = None, None, self.settings.budget.get(LATENCY)
+        if limit is not None:
+            calibration = interrupted and interrupted.get("latency")
+            latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
+            model = latency.model
+        space = survey.space(self.round.dense, model)
+        choice = None
+        if self.settings.has_front:
+            wanted = survey.wanted(space, self.round.dense, model)
+            weights = self._file.weights
+            choice = FrontChoice(self.trainer, self.settings, space, wanted, candidates, weights)
+        return Ready(survey, candidates, latency, space, choice, interrupted)
+
+    def _is_met(self, ready: Ready) -> bool:
         """Whether nothing is to be done; then it is said."""
-        met, what = space.already_met, f"the budget {dict(self.settings.budget)}"
-        if self._choice is not None:
-            met, what = self._choice.already_met, f"`pick={self.settings.pick}`"
+        met, what = ready.space.already_met, f"the budget {dict(self.settings.budget)}"
+        if ready.choice is not None:
+            met, what = ready.choice.already_met, f"`pick={self.settings.pick}`"
         if met:
             rank_zero_warn(f"The network meets {what} already: nothing was pruned.")
         return met
 
-    def _find(self, space: SearchSpace) -> Mask | None:
+    def _find(self, ready: Ready) -> Mask | None:
         """Search, or read what an earlier search has found, and choose."""
-        if self._choice is None or self.settings.front is None:
-            search = self._make_search(space)
-            self._run_search(search)
-            return self._choose(search)
-        return self._choose_from(self._choice, self._choice.saved())
+        if ready.choice is not None and self.settings.front is not None:
+            return self._choose_from(ready, ready.choice, ready.choice.saved())
+        search = self._make_search(ready)
+        self._run_search(ready, search)
+        return self._choose(ready, search)
 
-    def _choose_from(self, choice: FrontChoice, front: Front) -> Mask | None:
-        self.result.front = front
-        self._announcer.keep(front)  # also if the point that is picked turns out not to be there
-        mask = broadcast(self.trainer, choice.choose(front))
-        if mask is not None and self._latency is not None and not self._latency.holds(mask):
-            rank_zero_warn(
-                "The network that was picked takes longer than the limit, as measured: the search"
-                " predicts latency. The front holds faster ones."
-            )
-        return mask
-
-    def report(self) -> None:
-        """Show what surgery has done."""
-        try:
-            self._announcer.finish(self)
-        except Exception as error:  # the network is small already: a report must not end the fit
-            rank_zero_warn(f"the pruning report could not be written: {error!r}")
-
-    def _prepare(self) -> SearchSpace:
-        survey = Survey(self.trainer, self.module, self.settings)
-        self.surgery, self.samples = survey.surgery, survey.samples
-        self.result.fitness["dense"], self._noise = survey.dense, survey.noise
-        self._candidates = CandidateEvaluation(
-            self.trainer,
-            self.module,
-            survey.surgery,
-            self.settings,
-            evaluator=survey.evaluator,
-            recalibration=survey.training,
-            in_channels_last=survey.channels_last,
-            result=self.result,
-            between_batches=self._between_batches,
-            between_finalists=self._leave_if_asked,
+    def _make_search(self, ready: Ready) -> AskTellSearch:
+        settings, interrupted = self.settings, ready.interrupted
+        search: AskTellSearch = (
+            GeneticSearch(ready.space, **settings.of_search)
+            if ready.choice is None
+            else ready.choice.make_search()
         )
-        latency = self._calibrated_latency(survey.surgery)
-        space = survey.space(self.round.dense, latency)
-        if self.settings.has_front:
-            self._choice = FrontChoice(
-                self.trainer,
-                self.module,
-                self.settings,
-                self.round.dense,
-                space,
-                self._candidates,
-                lambda budget: survey.limits(budget, self.round.dense, latency),
-                self.result,
-            )
-        return space
-
-    def _calibrated_latency(self, surgery: ChannelSurgery) -> LatencyModel | None:
-        self._found = self._file.read(self._state)
-        limit = self.settings.budget.get(LATENCY)
-        if limit is None:
-            return None
-        calibration = self._found and self._found.get("latency")
-        self._latency = LatencyLimit(self.trainer, surgery, limit, calibration)
-        return self._latency.model
-
-    def _make_search(self, space: SearchSpace) -> AskTellSearch:
-        search = (
-            genetic_search(space, self.settings)
-            if self._choice is None
-            else self._choice.make_search()
-        )
-        if self._found is not None:
-            search.load_state_dict(self._found)
+        if interrupted is not None:
+            search.load_state_dict(interrupted)
         if isinstance(search, GeneticSearch):
-            race = self._found and self._found.get("race")
-            self._candidates.start_race(search.num_parents, race)
-        self._search, search.noise = search, self._noise
+            race = interrupted and interrupted.get("race")
+            ready.candidates.start_race(search.num_parents, race)
+        search.noise = ready.survey.noise
+        self._state = lambda: self._file.packed(_state_of(ready, search))
         return search
 
-    def _state_of(self, search: AskTellSearch) -> dict[str, Any]:
-        return {
-            **search.state_dict(),
-            "race": self._candidates.race_state,
-            "latency": self._latency and self._latency.state_dict(),
-        }
-
-    def _run_search(self, search: AskTellSearch) -> None:
-        self._announcer.start(search)
+    def _run_search(self, ready: Ready, search: AskTellSearch) -> None:
+        live = self._announcer.live(search)
         try:
             while not search.done:
                 generation, mask = search.generation, search.ask()[0]
-                search.tell([mask], [self._candidates.fitness(mask)])
+                search.tell([mask], [ready.candidates.fitness(mask)])
                 self._follow_rank_zero(search)
-                self._announcer.evaluated(search)
+                live.evaluated()
                 self._leave_if_asked()
                 if search.generation > generation or search.done:
-                    self._file.write(self._state_of(search))
+                    self._file.write(_state_of(ready, search))
         except BaseException:  # an interrupt of any kind: nothing that was evaluated is lost
-            self._file.write(self._state_of(search))
+            self._file.write(_state_of(ready, search))
             raise
-        self.result.history = self._candidates.with_work(search.history)
+        self.result.history = ready.candidates.with_work(search.history)
         if isinstance(search, GeneticSearch):
             self.result.seeds = dict(search.seeds)
-        self._announcer.ended(search, self._candidates.race_summary)
+        live.ended(ready.candidates.race_summary)
 
     def _leave_if_asked(self) -> None:
         """Here the network is whole, and may be left by all ranks together."""
@@ -254,46 +254,77 @@ class PruningRun:
             if not self.trainer.is_global_zero:
                 search.load_state_dict(state)
 
-    def _choose(self, search: AskTellSearch) -> Mask | None:
+    def _choose(self, ready: Ready, search: AskTellSearch) -> Mask | None:
         """The best mask; on all validation data where the search saw a part of it."""
-        if self._choice is not None and isinstance(search, ParetoSearch):
-            return self._choose_from(self._choice, self._choice.found(search))
+        if ready.choice is not None and isinstance(search, ParetoSearch):
+            return self._choose_from(ready, ready.choice, ready.choice.found(search))
         mask, fitness = search.best
         elite = search.elite(5)
         finalists = [mask for mask, _ in elite]
         if self.settings.fitness_batches is not None:
-            mask, fitness = self._candidates.best_of(finalists)
-        if self._latency is not None and not self._latency.holds(mask):
-            mask, fitness = self._candidates.best_of(self._latency.held(finalists, search.space))
+            mask, fitness = ready.candidates.best_of(finalists)
+        if ready.latency is not None and not ready.latency.holds(mask):
+            mask, fitness = ready.candidates.best_of(ready.latency.held(finalists, ready.space))
         self.result.fitness["chosen"] = fitness
         if not math.isfinite(fitness):
-            self._forget()
-            raise no_metric(self.settings.monitor, search.evaluations, self.result.fitness)
+            # What has learned nothing is not gone on with: a resumed fit searches anew.
+            self._state = lambda: None
+            remove_search_file(self.trainer)
+            raise self._no_metric(search.evaluations)
         seen = (value for finalist, value in elite if (finalist == mask).all())
         self.result.fitness["search"] = next(seen, float("nan"))
         return broadcast(self.trainer, mask)
 
-    def _forget(self) -> None:
-        """A search that has learned nothing is not gone on with: a resumed fit searches anew."""
-        self._search = self._state = None
-        remove_search_file(self.trainer)
+    def _choose_from(self, ready: Ready, choice: FrontChoice, front: Front) -> Mask | None:
+        self.result.front = front
+        self._announcer.keep(front)  # also if the point that is picked turns out not to be there
+        chosen = choice.choose(front)
+        if chosen is not None:
+            self.result.chosen, self.result.floor = chosen.index, chosen.floor
+            self.result.fitness.update(search=chosen.seen, chosen=chosen.metric)
+        mask = broadcast(self.trainer, None if chosen is None else chosen.mask)
+        if mask is not None and ready.latency is not None and not ready.latency.holds(mask):
+            rank_zero_warn(
+                "The network that was picked takes longer than the limit, as measured: the search"
+                " predicts latency. The front holds faster ones."
+            )
+        return mask
 
-    def _cut(self, mask: Mask) -> None:
+    def _no_metric(self, evaluations: int) -> MisconfigurationException:
+        fitness = self.result.fitness
+        return MisconfigurationException(
+            f"Expected `{self.settings.monitor}` to be finite for at least one candidate, but of"
+            f" {evaluations} the best one has {fitness['chosen']}, and the uncut network"
+            f" {fitness['dense']}: nothing was pruned. See whether training has diverged, or the"
+            " metric is not defined on these validation batches; the search begins anew when the"
+            " fit is resumed from a checkpoint."
+        )
+
+    def _cut(self, ready: Ready, mask: Mask) -> Cut:
         """Surgery on everything that holds the network, then on with the fit."""
-        trainer = self.trainer
-        self._announcer.before(self)
+        trainer, surgery = self.trainer, ready.survey.surgery
+        before = BeforeSurgery.of(self.module, surgery)
         averaged = averaged_models(trainer)
-        planned = self.surgery.plan(mask)
+        planned = surgery.plan(mask)
         require_agreement(trainer, "what to cut", planned.to_json())
         for model in averaged:
             planned.check(model)
-        plan = self.surgery.apply(mask, optimizers=trainer.optimizers)
+        plan = surgery.apply(mask, optimizers=trainer.optimizers)
         for model in averaged:
             plan.apply(model)
-        macs = [macs // self.samples for macs in plan.summary["macs"]]
+        macs = [macs // ready.survey.samples for macs in plan.summary["macs"]]
         self.result.plan = replace(plan, summary={**plan.summary, "macs": macs})
-        self._candidates.recalibrate()
+        ready.candidates.recalibrate()
         rebuild_ddp(trainer)
         if self.settings.reset_monitors:
             for path in reset_monitors(trainer):
                 rank_zero_info(f"best checkpoint before pruning: {path}; from here on anew")
+        return Cut(mask, ready.survey, before)
+
+
+def _state_of(ready: Ready, search: AskTellSearch) -> dict[str, Any]:
+    return {
+        **search.state_dict(),
+        "race": ready.candidates.race_state,
+        "latency": ready.latency and ready.latency.state_dict(),
+    }

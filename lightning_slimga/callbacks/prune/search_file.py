@@ -11,6 +11,8 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_slimga.callbacks.internals import broadcast
+
 _NAME = "pruning_search.pt"
 
 
@@ -25,11 +27,15 @@ class SearchFile:
         trainer: the Trainer, inside ``fit``.
         pl_module: its module before the search.
         settings: what the search depends on, as text.
+
+    Attributes:
+        weights: a hash of rank 0's weights.
     """
 
     def __init__(self, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: str) -> None:
         self._trainer = trainer
-        text = f"{weights_of(trainer, pl_module)} {trainer.global_step} {settings}"
+        self.weights = _hashed(trainer, pl_module)
+        text = f"{self.weights} {trainer.global_step} {settings}"
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
         self._path = _path(trainer)
 
@@ -47,7 +53,7 @@ class SearchFile:
             found += self._files()
         states = [one["search"] for one in found if one["fingerprint"] == self._fingerprint]
         state = max(states, key=lambda state: float(state["seconds"]), default=None)
-        state = self._trainer.strategy.broadcast(state, src=0)
+        state = broadcast(self._trainer, state)
         if state is not None:
             rank_zero_info("the search goes on where it was interrupted")
         return state
@@ -103,13 +109,12 @@ def _path(trainer: pl.Trainer) -> Path | None:
     return None
 
 
-def weights_of(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
-    """Return a hash of rank 0's weights."""
+def _hashed(trainer: pl.Trainer, pl_module: pl.LightningModule) -> str:
     digest = hashlib.sha256()
     for name, tensor in pl_module.state_dict().items():
         if isinstance(tensor, torch.Tensor):
             digest.update(name.encode())
-            # A copy: what NumPy looks at can never be resized again, and the user's may be.
-            content = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
-    return str(trainer.strategy.broadcast(digest.hexdigest(), src=0))
+            # A copy: torch never again resizes a tensor that NumPy has looked at.
+            content = tensor.detach().clone().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+    return broadcast(trainer, digest.hexdigest())

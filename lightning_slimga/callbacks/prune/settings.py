@@ -1,11 +1,9 @@
-"""What a pruning run is asked for, and what it leaves behind, as plain data."""
+"""What a pruning run is asked for, as plain data."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,8 +25,7 @@ from lightning_slimga.arguments import (
     whole,
 )
 from lightning_slimga.cost.budget import LATENCY, check_budget
-from lightning_slimga.search import Front
-from lightning_slimga.surgery.plan import PruningPlan
+from lightning_slimga.search import Limits
 
 
 @dataclass(frozen=True)
@@ -91,46 +88,23 @@ class SearchSettings:
         return {**vars(self), "toolbox": replaced or None}
 
     @property
+    def sign(self) -> float:
+        """What a metric is multiplied by, so that more of it is better."""
+        return 1.0 if self.mode == "max" else -1.0
+
+    @property
+    def of_search(self) -> dict[str, Any]:
+        """The arguments that every search takes."""
+        names = ("mode", "population_size", "evaluation_factor", "seed", "toolbox")
+        limits = Limits(self.generations, self.max_evaluations, self.max_time, self.patience)
+        return {**{name: getattr(self, name) for name in names}, "limits": limits}
+
+    @property
     def searched(self) -> str:
         """What a search depends on, as text: not on how its end is chosen."""
         by_cost = self.pick if isinstance(self.pick, (float, Mapping)) else self.has_front
         kind = by_cost, self.max_drop is None, self.front is None
         return f"{replace(self, pick=None, max_drop=None, front=None, report=True)} {kind}"
-
-
-@dataclass
-class PruningResult:
-    """What a run leaves behind.
-
-    Attributes:
-        plan: the applied plan; None where the budget was met already.
-        history: the generations, plain data.
-        seeds: fitness of the masks that need no search, by name.
-        timings: seconds by part of the run.
-        fitness: metric of the dense network, of the winner in the search, and of the winner on
-            all validation data.
-        front: what there was to choose from, where the network is chosen from a front.
-        chosen: index of the point that was taken.
-        floor: the worst metric that was allowed, with `max_drop`.
-    """
-
-    plan: PruningPlan | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    seeds: dict[str, float] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    fitness: dict[str, float] = field(default_factory=dict)
-    front: Front | None = None
-    chosen: int = 0
-    floor: float | None = None
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the seconds that the block takes to `timings`."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[part] = self.timings.get(part, 0.0) + time.perf_counter() - start
 
 
 def _take_pick(value: Any) -> Any:

@@ -12,22 +12,6 @@ from torchmetrics import MeanMetric
 from lightning_slimga.callbacks.internals.results import SettledResults
 
 
-class Moves:
-    """Counts the walks of a result through what it holds."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from lightning.pytorch.trainer.connectors.logger_connector import result
-
-        self.count = 0
-        original = result._ResultMetric.to
-
-        def to(metric: Any, *args: Any, **kwargs: Any) -> Any:
-            self.count += 1
-            return original(metric, *args, **kwargs)
-
-        monkeypatch.setattr(result._ResultMetric, "to", to)
-
-
 def log(results: Any, value: Any) -> Any:
     results.log("validation_step", "name", value, batch_size=2, metric_attribute="acc")
     return results["validation_step.name"]
@@ -47,16 +31,24 @@ def test_values_are_those_of_lightning(kind: Any) -> None:
     assert float(result.compute()) == 3.0
 
 
-def test_a_result_that_is_there_does_not_move(monkeypatch: pytest.MonkeyPatch) -> None:
-    moves, results, metric = Moves(monkeypatch), SettledResults(training=False), MeanMetric()
-    for value in (1.0, 2.0, 3.0):
-        log(results, torch.tensor(value))
-    assert moves.count <= 1
-    results = SettledResults(training=False)
-    for value in (1.0, 2.0, 3.0):
+class Moved(MeanMetric):
+    """A user's metric that hears where it is sent."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        vars(self).setdefault("sent", []).append(args)
+        return super().to(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "times"), [(_ResultCollection, 3), (SettledResults, 0)])
+def test_a_metric_that_is_there_is_not_sent_there_again(kind: Any, times: int) -> None:
+    results, metric = kind(training=False), Moved()
+    metric(1.0)
+    log(results, metric)
+    first = len(vars(metric).get("sent", []))
+    for value in (2.0, 3.0, 4.0):
         metric(value)
         log(results, metric)
-    assert moves.count <= 3
+    assert len(vars(metric).get("sent", [])) - first == times
 
 
 def test_a_result_that_is_elsewhere_moves() -> None:

@@ -1,10 +1,8 @@
-"""One fit from dense to small: what it leaves behind, and what people see of it."""
+"""One fit from dense to small, and what it leaves behind."""
 
 from __future__ import annotations
 
-import csv
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from deap import base
-from lightning.pytorch.callbacks import EarlyStopping, ModelSummary, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_slimga import GeneticPruneCallback, PruningPlan, SparsityCallback
 from lightning_slimga.callbacks.prune import survey
-from lightning_slimga.callbacks.prune.announcer import Announcer
 from tests.fits.small_fit import (
     WIDTHS,
     Net,
@@ -152,98 +148,6 @@ def test_a_budget_met_already_stops_nothing() -> None:
     assert widths(module) == WIDTHS
 
 
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO)
-    return caplog
-
-
-def test_live_lines_and_the_table_go_to_the_log(said: pytest.LogCaptureFixture) -> None:
-    fitted(Net(), prune())
-    lines = [line for line in said.text.splitlines() if "search: generation" in line]
-    assert any("generation 1/2" in line and "4/8 evaluations" in line for line in lines)
-    assert all("best" in line and "mean" in line and "left" in line for line in lines)
-    assert "body.3" in said.text
-    assert "whole network" in said.text
-    assert "search ended: " in said.text
-
-
-def test_live_lines_go_through_the_progress_bar(
-    said: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fitted(Net(), prune(), TQDMProgressBar(refresh_rate=1), enable_progress_bar=True)
-    printed = capsys.readouterr()
-    assert "search: generation 1/2" in printed.out + printed.err
-    assert "whole network" in printed.out + printed.err
-    assert "search: generation" not in said.text
-
-
-def test_generations_are_scalars_in_the_loggers(tmp_path: Path) -> None:
-    callback = prune()
-    loggers = [CSVLogger(tmp_path, "csv", ""), TensorBoardLogger(tmp_path, "board", "")]
-    fitted(Net(), callback, logger=loggers)
-    with (tmp_path / "csv" / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("search/best")]
-    for row, entry in zip(rows, callback.history, strict=True):
-        for name in ("best", "mean", "std", "evaluations"):
-            assert float(row[f"search/{name}"]) == pytest.approx(entry[name])
-        assert int(row["step"]) == entry["generation"]
-    assert any((tmp_path / "board").glob("events*"))
-
-
-@pytest.mark.filterwarnings("ignore:.*Matplotlib")
-@pytest.mark.parametrize("logger", [True, False])
-def test_the_report_stands_in_the_folder_of_the_run(tmp_path: Path, logger: bool) -> None:
-    log = CSVLogger(tmp_path, "logs", "") if logger else False
-    callback = prune(report=True)
-    _, module = fitted(Net(), callback, logger=log, default_root_dir=tmp_path / "root")
-    folder = tmp_path / ("logs" if logger else "root") / "pruning_report"
-    content = json.loads((folder / "report.json").read_text())
-    layers = {row["name"]: row for row in content["layers"]}
-    assert [row["channels_after"] for row in layers.values()] == list(widths(module))
-    assert [row["channels_before"] for row in layers.values()] == list(WIDTHS)
-    assert content["params"] == [
-        sum(p.numel() for p in Net().parameters()),
-        sum(p.numel() for p in module.parameters()),
-    ]
-    assert content["history"] == callback.history
-    assert "body.0" in (folder / "report.md").read_text()
-
-
-def test_no_report_unless_wanted(tmp_path: Path) -> None:
-    fitted(Net(), prune(), default_root_dir=tmp_path)
-    assert not any(tmp_path.rglob("*report*"))
-
-
-def test_a_report_asks_nothing_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of them may fail at it, which must not leave the others waiting."""
-    asked = []
-    finish = Announcer.finish
-
-    def alone(self: Announcer, run: Any) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("broadcast", "reduce", "barrier", "all_gather"):
-                patch.setattr(run.trainer.strategy, name, lambda *a, name=name: asked.append(name))
-            finish(self, run)
-
-    monkeypatch.setattr(Announcer, "finish", alone)
-    fit, module = fitted(Net(), prune(report=True), ModelSummary(), enable_model_summary=True)
-    assert_pruned(fit, module)
-    assert asked == []
-    assert (Path(fit.default_root_dir) / "pruning_report" / "report.json").exists()
-
-
-def test_a_report_that_fails_does_not_end_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr("lightning_slimga.callbacks.prune.announcer.write_report", fail)
-    with pytest.warns(UserWarning, match="pruning report could not be written: .*disk full"):
-        fit, module = fitted(Net(), prune(report=True))
-    assert fit.current_epoch == 2
-    assert_pruned(fit, module)
-
-
 class NotOneByOne(Net):
     """Refuses a single sample, as code with a stray `squeeze()` does."""
 
@@ -329,3 +233,27 @@ def test_the_same_seed_gives_the_same_network() -> None:
 
 def test_the_state_is_known_by_a_fixed_name() -> None:
     assert prune().state_key == GeneticPruneCallback.__name__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        ({}, "budget={'macs': 0.5}, prune_epoch=1, population_size=4, generations=2,"),
+        ({"prune_epoch": None, "prune_epochs": [1, 3], "budget": [{"macs": 0.5}, {"macs": 0.3}]},
+         "budget=[{'macs': 0.5}, {'macs': 0.3}], prune_epochs=[1, 3], population_size=4,"),
+        ({"ignore": "head.*", "finetune_lr": "rewarm", "seed": 0, "max_drop": 0.5},
+         "recalibration_batches=1, ignore=('head.*',), max_drop=0.5, finetune_lr='rewarm', report"),
+    ],
+)  # fmt: skip
+def test_what_is_not_the_default_is_shown(arguments: dict[str, Any], shown: str) -> None:
+    text = repr(prune(**arguments))
+    assert text.startswith("GeneticPruneCallback('val_loss', mode='min', budget=")
+    assert shown in text
+    assert "seed" not in text
+
+
+def test_where_it_stands_is_shown() -> None:
+    callback = prune()
+    assert repr(callback).endswith("report=False): 0 of 1 done")
+    fitted(Net(), callback)
+    assert repr(callback).endswith("report=False): 1 of 1 done")

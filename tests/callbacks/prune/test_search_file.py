@@ -84,8 +84,10 @@ def test_other_ranks_do_not_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [None, "s3://bucket/run"])
-def test_without_checkpoints_here_there_is_nothing_to_resume(folder: Any, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_without_checkpoints_here_there_is_nothing_to_resume(
+    folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     file = SearchFile(trainer(folder), network(), "a")
     file.write(state(1.0))
     assert file.read() is None
@@ -101,3 +103,10 @@ def test_removal_also_takes_what_a_killed_run_has_left(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
     remove_search_file(trainer(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_weights_may_still_be_resized(tmp_path: Path) -> None:
+    """Torch refuses to resize what NumPy has looked at."""
+    module = network()
+    SearchFile(trainer(tmp_path), module, "a")
+    assert module.weight.detach().resize_(3, 5).shape == (3, 5)

@@ -136,8 +136,8 @@ def disagreeing(name: str, *, processes: int) -> dict[str, Any]:
     """A fit in which rank 1 has chosen another mask than rank 0."""
     choose = PruningRun._choose
 
-    def other(run: PruningRun, search: GeneticSearch) -> Any:
-        mask = choose(run, search)
+    def other(run: PruningRun, *arguments: Any) -> Any:
+        mask = choose(run, *arguments)
         if RANK == 1:
             mask[:] = True
         return mask
