@@ -1,4 +1,4 @@
-"""WHEN: at which moment of a Lightning fit something happens. The only room that imports it.
+"""WHEN: at which moment of a Lightning fit something happens. The only room that imports Lightning.
 
 - ``prune``: search, surgery and fine-tuning: ``GeneticPruneCallback``.
 - ``sparsity``: sparse training: ``SparsityCallback``.

@@ -1,4 +1,9 @@
-"""What people see of a pruning run: the live line, the table, and the report folder."""
+"""What people see of a pruning run: the live line, the table, and the report folder.
+
+- ``data``: what a report says, plain data. ``table``: it by layer, on a terminal.
+- ``writer``: the folder, with the page and the JSON. ``plots``: its pictures.
+- ``progress``: the live line of a search.
+"""
 
 from __future__ import annotations
 

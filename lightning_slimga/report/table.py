@@ -44,14 +44,14 @@ def format_table(report: PruningReport, *, terminal: bool | None = None) -> str:
     -------------  --------  -----  --------------  -----  ----------  -----
     whole network   24 → 12  50.0%  1.00 M → 500 k  50.0%   500 → 260  52.0%
     """
-    header, rows = LAYER_HEADER, layer_rows(report)
+    header, rows = LAYER_HEADER, layer_cells(report)
     terminal = sys.stdout.isatty() if terminal is None else terminal
     if terminal and find_spec("rich") is not None:
         return f"{report}\n{_rich_table(header, rows)}"
     return f"{report}\n{plain_table(header, rows, total=True)}"
 
 
-def layer_rows(report: PruningReport) -> list[tuple[str, ...]]:
+def layer_cells(report: PruningReport) -> list[tuple[str, ...]]:
     """Return the cells below `LAYER_HEADER`: one row per layer, then one for the network."""
     rows = [
         (

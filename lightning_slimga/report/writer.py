@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_slimga.report.data import PruningReport, jsonable
-from lightning_slimga.report.table import LAYER_HEADER, layer_rows
+from lightning_slimga.report.table import LAYER_HEADER, layer_cells
 from lightning_slimga.text import amount, count, fraction, frozen_by_reason, markdown_table
 
 PACKAGES = ("lightning-slimga", "torch", "lightning", "torchmetrics", "deap", "numpy")
@@ -65,7 +65,7 @@ def format_markdown(
     sections = [
         ("", f"# Pruning report\n\n{_asked(report)}"),
         ("What came out", _outcome(report)),
-        ("Layers", markdown_table(LAYER_HEADER, layer_rows(report))),
+        ("Layers", markdown_table(LAYER_HEADER, layer_cells(report))),
         ("Pictures", pictures),
         ("Search", _search(report)),
         ("Front", _front(report)),

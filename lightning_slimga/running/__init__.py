@@ -1,6 +1,7 @@
-"""Run somebody's network and leave no trace of it.
+"""Run somebody's network, and put back what that has changed (new statistics are asked for).
 
-- ``calls``: recorded calls of a module, and the few that stand for all.
+- ``calls``: recorded calls of a module; the few that stand for all, on how many samples.
+- ``outputs``: the tensors in what a call returns.
 - ``model_state``: what running a module may change, and how it comes back.
 - ``recalibration``: statistics of batch norm, taken anew.
 - ``torch_settings``: exact float32, no tuning of kernels, no compiled code, for a while.

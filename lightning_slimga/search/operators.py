@@ -1,4 +1,4 @@
-"""Variation: new masks from good ones. Every function is pure; chance comes in as a generator.
+"""Our operators, which `breeding` composes: new masks from good ones. Chance is a generator.
 
 What a candidate is worth depends first on how wide its layers are and then on which channels they
 keep. So the operators work on whole layers: they are inherited as a whole, widths are shifted

@@ -262,7 +262,8 @@ class ChannelSurgery:
         Args:
             keep: mask of shape (num_channels,), True = keep.
             optimizers: the optimizers of the model; they hold the small parameters afterwards,
-                in their old places, with their state cut along.
+                in their old places, with their state cut along. Others that hold one of its
+                parameters are found and cut along, too.
 
         Returns:
             The plan, plain data that rebuilds the small model from the full-size class.

@@ -73,7 +73,8 @@ class PruningPlan:
 
         Args:
             model: a model of the same class and sizes that the plan was made for.
-            optimizers: optimizers that hold its parameters; their state is cut along.
+            optimizers: optimizers that hold its parameters; their state is cut along. Others that
+                hold one are found and cut along, too.
 
         Returns:
             The plan itself.

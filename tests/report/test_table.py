@@ -25,7 +25,7 @@ def test_terminal_table_holds_the_same_numbers(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("COLUMNS", "120")
     report = example_report()
     drawn = format_table(report, terminal=True)
-    for row in table.layer_rows(report):
+    for row in table.layer_cells(report):
         for cell in row:
             assert cell in drawn
 

@@ -1,7 +1,8 @@
 """GeneticPruneCallback, and the pruning that it starts between two batches of a fit.
 
-- ``callback``: the hooks. ``settings``: its arguments, checked. ``schedule``: those that say when.
-- ``rounds``: how far a fit has come. ``run``: one pruning, step by step. ``result``: what is left.
+- ``callback``: the hooks (the moment). ``settings``: its arguments, checked.
+- ``schedule``: after which epochs, and under which budgets. ``rounds``: whether one is due, and
+  what the earlier ones have cut. ``run``: one pruning, step by step. ``result``: what is left.
 - ``survey``: what must be known before a search. ``candidates``: measures masks.
 - ``front_choice``: picks from a front. ``latency_limit``: holds a limit in milliseconds.
 - ``search_file``: keeps the state of a search on disk. ``deferred_signals``: signals that wait.

@@ -110,7 +110,7 @@ class Announcer:
             monitor=settings.monitor,
             mode=settings.mode,
             budget={name: float(limit) for name, limit in settings.budget.items()},
-            layers=layer_rows(surgery, samples, mask),
+            layers=measured_rows(surgery, samples, mask),
             macs=tuple(result.plan.summary["macs"]),
             params=tuple(result.plan.summary["params"]),
             history=result.history,
@@ -198,7 +198,7 @@ class LiveSearch:
             logger.log_metrics(values, step=self._earlier + int(entry["generation"]))
 
 
-def layer_rows(surgery: ChannelSurgery, samples: int, mask: Mask) -> list[LayerRow]:
+def measured_rows(surgery: ChannelSurgery, samples: int, mask: Mask) -> list[LayerRow]:
     """One row per layer; MACs and parameters are those of the modules that write its channels.
 
     Args:

@@ -41,7 +41,10 @@ _INTERPOLATION = [
 
 @rule(*_POOLING, *_PADDING, *_INTERPOLATION)
 def spatial(op: Op, x: Tensor, *rest: Any) -> tuple[Labels, ...]:
-    """(N, C, *S) or (C, *S) -> the same with other positions; max-pooling adds the indices."""
+    """(N, C, *S) or (C, *S) -> the same with other positions; max-pooling adds the indices.
+
+    The last digit in an op's name is the number of its positions' dimensions.
+    """
     count = int(next(c for c in reversed(op.name.replace("_aa", "")) if c.isdigit()))
     labels = op.labels(x)
     for dim in labels[-count:]:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelSummary, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lightning_slimga import ChannelSurgery
-from lightning_slimga.callbacks.prune.announcer import Announcer, layer_rows
+from lightning_slimga.callbacks.prune.announcer import Announcer, measured_rows
 from lightning_slimga.report import LayerRow
 from tests.fits.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, widths
 
@@ -25,7 +25,7 @@ def test_rows_of_layers_are_those_of_a_network_of_that_size() -> None:
     surgery = ChannelSurgery(Net(), torch.zeros(3, 2, 6, 6))
     mask = np.ones(sum(WIDTHS), dtype=bool)
     mask[[0, 3, 9]] = False  # two channels of the first layer, one of the second
-    assert layer_rows(surgery, 3, mask) == [
+    assert measured_rows(surgery, 3, mask) == [
         LayerRow("body.0", 8, 6, 16 * 9 * 2 * 8, 16 * 9 * 2 * 6, 8 * (18 + 3), 6 * (18 + 3)),
         LayerRow("body.3", 12, 11, 4 * 9 * 8 * 12, 4 * 9 * 6 * 11, 12 * (72 + 2), 11 * (54 + 2)),
     ]
