@@ -297,6 +297,16 @@ def _put(
         module = modules[place]
         registry = module._parameters if isinstance(old, nn.Parameter) else module._buffers
         transaction.set_item(registry, name, new)
+        _put_in_lists(module, old, new, transaction)
+
+
+def _put_in_lists(module: nn.Module, old: Tensor, new: Tensor, transaction: Transaction) -> None:
+    """Lists in which a module keeps its own tensors, as recurrent ones do, get the new one too."""
+    for held in module.__dict__.values():
+        if type(held) is list:
+            for position, item in enumerate(held):
+                if item is old:
+                    transaction.set_item(held, position, new)
 
 
 def _set_number(module: nn.Module, name: str, value: int, transaction: Transaction) -> None:

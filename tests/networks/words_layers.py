@@ -283,13 +283,23 @@ def transformer_layer(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step("multi-head attention", run, layer=layer, weights=int(flip(choices)))
 
 
-@word(3, harsh=True)
+@word(3)
 def recurrent(choices: Choices, x: Tensor, _: Env) -> Step:
     def run(step: Step, x: Tensor) -> Tensor:
         return step.layer(x)[0]
 
-    kind = pick(choices, [nn.GRU, nn.LSTM])
-    return Step("recurrent", run, layer=kind(x.shape[-1], width(choices), batch_first=True))
+    kind = pick(choices, [nn.GRU, nn.LSTM, nn.RNN])
+    layer = kind(
+        x.shape[-1], width(choices), choices.integer(1, 2), bias=not flip(choices),
+        batch_first=flip(choices), bidirectional=flip(choices),
+    )  # fmt: skip
+    return Step("recurrent", run, layer=layer)
+
+
+@word(2)
+def recurrent_cell(choices: Choices, x: Tensor, _: Env) -> Step:
+    layer = pick(choices, [nn.GRUCell, nn.RNNCell])(x.shape[-1], width(choices))
+    return Step("cell", lambda step, x: step.layer(x, step.layer(x)), layer=layer)
 
 
 @word(3)

@@ -10,6 +10,7 @@ from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 from lightning_slimga.graph.rules.elementwise import broadcast
+from lightning_slimga.graph.rules.recurrent import keep_sizes
 
 
 @rule("aten::mm")
@@ -21,6 +22,7 @@ def mm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
     op.reads(b, over=0)
     op.attribute(("in_features",), lb[0], b)
     op.attribute(("out_features",), lb[1], b)
+    keep_sizes(op, b.t())
     op.macs((la[0], a.shape[0]), (la[1], a.shape[1]), (lb[1], b.shape[1]))
     return [la[0], lb[1]]
 

@@ -64,6 +64,11 @@ def _layer_norm_last(x: Tensor) -> Tensor:
     return F.layer_norm(x.movedim(1, -1), (x.shape[1],)).movedim(-1, 1)
 
 
+def _packed(x: Tensor) -> Tensor:
+    sequences, lengths = x.transpose(1, 2), torch.tensor([5, 3])
+    return nn.utils.rnn.pack_padded_sequence(sequences, lengths, batch_first=True).data
+
+
 class _Twice(nn.Module):
     """Both arguments of a module are the same."""
 
@@ -96,6 +101,7 @@ CONTRACTIONS = [
     Row("aten::dot", own(lambda x, v: x * torch.dot(v, v), 6), 14),
     Row("aten::_trilinear", lambda: _Twice(nn.Bilinear(8, 8, 6)), 14, ()),
     Row("aten::embedding", Table, 8, ()),
+    Row("aten::_pack_padded_sequence", _packed, 8, (5,)),
     Row("aten::_weight_norm_interface", Normed, 6),
     Row("aten::_scaled_dot_product_flash_attention_for_cpu", _attention, 0),
     Row("aten::_safe_softmax", _math_attention, 0),
