@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from lightning_slimga.graph.labels import DimLabels, Labels
@@ -28,6 +29,8 @@ class ForwardPass:
         self.module = ""
         self._labels: TensorMap[Labels] = TensorMap()
         self._unread: TensorMap[list[tuple[DimLabels, str]]] = TensorMap()
+        self._zeros: TensorMap[frozenset[int]] = TensorMap()
+        self._soiled: set[int] = set()
 
     def label(self, tensor: Tensor, labels: Labels) -> None:
         """Remember the labels of a tensor, one entry per dimension."""
@@ -49,6 +52,38 @@ class ForwardPass:
         """Tensors of the pass that somebody still holds, the network's own left out."""
         return [t for t in self._labels.alive() if self.trace.slot_of(t) is None]
 
+    def zeros(self, tensor: Tensor) -> frozenset[int]:
+        """Dimensions along which masking leaves zeros where channels go (``graph/zeros.py``)."""
+        if self._soiled and _memory_of(tensor) in self._soiled:
+            return frozenset()
+        known = self._zeros.get(tensor)
+        if known is None:
+            slot = self.trace.slot_of(tensor)
+            known = frozenset()
+            if slot is not None and slot.is_parameter:
+                dims = enumerate(self.trace.labels_of_slot(slot.name))
+                known = frozenset(d for d, labels in dims if labels is not None)
+                known -= {d for name, d in self.trace.divisors if name == slot.name}
+        return known
+
+    def has_zeros(self, tensor: Tensor, dims: frozenset[int]) -> None:
+        """Remember the dimensions along which masking leaves zeros where channels go."""
+        self._zeros[tensor] = dims
+
+    def soils(self, tensor: Tensor) -> None:
+        """Forget all that is known of zeros in a tensor's memory: somebody has written into it."""
+        self._soiled.add(_memory_of(tensor))
+
     def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
         """Freeze labels as soon as something reads a tensor that depends on all of them."""
         self._unread[tensor] = [*(self._unread.pop(tensor) or ()), (labels, why)]
+
+
+def _memory_of(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 if it has none that others could have in common."""
+    if tensor.layout is not torch.strided:
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # a subclass that wraps others has no memory of its own
+        return 0

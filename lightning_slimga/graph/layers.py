@@ -52,7 +52,7 @@ class ChannelGraph:
         frozen: ``(tensor name, dimension, number of channels, reason)`` of what cannot go.
         cost: MACs and parameters of any mask.
         bit_of_label: bit of every label of the trace.
-        zeroed: names of the tensors that masking sets to zero.
+        zeroed: ``(tensor name, dimension)`` of the slices that masking sets to zero.
         summed_rows: names of the weights that are summed over along dimension 0, as those of
             transposed convolutions are.
     """
@@ -63,7 +63,7 @@ class ChannelGraph:
     frozen: tuple[tuple[str, int, int, str], ...]
     cost: Cost
     bit_of_label: Bits
-    zeroed: frozenset[str]
+    zeroed: frozenset[tuple[str, int]]
     summed_rows: frozenset[str]
 
     @property
@@ -168,14 +168,10 @@ class _Builder:
         changing = tuple((a, b) for a, b in attributes if (b >= 0).any())
         return replace(graph, attributes=changing)
 
-    def _zeroed(self) -> frozenset[str]:
-        slots = self.trace.slots
-        return frozenset(
-            name
-            for name in self.trace.slot_labels
-            if (slots[name].is_parameter or name in self.trace.contracted_buffers)
-            and name not in self.trace.divisors
-        )
+    def _zeroed(self) -> frozenset[tuple[str, int]]:
+        slots, buffers = self.trace.slots, self.trace.contracted_buffers
+        owned = (site for site in self.sites if slots[site[0]].is_parameter or site[0] in buffers)
+        return frozenset(owned) - self.trace.divisors
 
     def _layers_of_classes(self) -> tuple[Bits, Bits]:
         """Live classes that own a slice of some tensor, and a signature number for each."""

@@ -13,6 +13,8 @@ from lightning_slimga.graph.forward_pass import ForwardPass
 from lightning_slimga.graph.labels import NOTHING, DimLabels, LabelArray, Labels
 from lightning_slimga.graph.trace import CostTerm, SizeAttribute, tensors_in
 
+_LARGEST = 65_536  # no channel dimension is longer; keeps label memory small for big buffers
+
 
 class Op:
     """One executed op, as its rule sees it.
@@ -69,6 +71,14 @@ class Op:
         """The labels of a dimension as an array, ``NOTHING`` everywhere if it has none."""
         return np.full(size, NOTHING, dtype=np.int64) if labels is None else labels
 
+    def from_size(self, size: int) -> DimLabels:
+        """Labels of their own for a dimension that was made from a size alone.
+
+        If the size was computed from a channel count, the dimension shrinks along; if it is a
+        number in the code, running the small model shows it, and they are frozen.
+        """
+        return self.store.fresh(size) if 1 < size <= _LARGEST else None
+
     def tie(self, a: DimLabels, b: DimLabels, why: str | None = None) -> DimLabels:
         """Tie two dimensions of equal size and return the labels that stand for both."""
         if a is None and b is None:
@@ -120,11 +130,23 @@ class Op:
         slot = self.trace.slot_of(tensor)
         return slot is not None and slot.is_parameter and tensor.dim() > 1
 
-    def divides_by(self, tensor: Tensor) -> None:
-        """Say that a tensor is divided by its own norm: masking must not zero it."""
+    def zeros(self, tensor: Tensor) -> frozenset[int]:
+        """Dimensions of a tensor along which masking leaves zeros in the place of what goes."""
+        return self._pass.zeros(tensor)
+
+    def has_zeros(self, tensor: Tensor, dims: frozenset[int]) -> None:
+        """Say that a result has such zeros along these of its dimensions, and no others."""
+        self._pass.has_zeros(tensor, dims)
+
+    def soils(self, tensor: Tensor) -> None:
+        """Say that the op writes into a tensor what may be no zeros."""
+        self._pass.soils(tensor)
+
+    def divides_by(self, tensor: Tensor, dim: int) -> None:
+        """Say that slices of a tensor are divided by their norms: masking must not zero them."""
         slot = self.trace.slot_of(tensor)
         if slot is not None:
-            self.trace.divisors.add(slot.name)
+            self.trace.divisors.add((slot.name, dim))
 
     def scaling_factor(self, weight: Tensor | None) -> None:
         """Mark the γ of a normalisation; found through the module when it arrives repeated."""

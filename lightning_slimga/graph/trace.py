@@ -54,7 +54,7 @@ class Trace:
     attributes: dict[tuple[str, str], SizeAttribute] = field(default_factory=dict)
     scaling_factors: set[str] = field(default_factory=set)
     contracted_buffers: set[str] = field(default_factory=set)
-    divisors: set[str] = field(default_factory=set)
+    divisors: set[tuple[str, int]] = field(default_factory=set)
     summed_rows: set[str] = field(default_factory=set)
     approximate: bool = False
     approximations: dict[str, LabelArray] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import find_rule
 from lightning_slimga.graph.signature import Signature
 from lightning_slimga.graph.trace import OpRecord, Trace, tensors_in
+from lightning_slimga.graph.zeros import follow
 
 _TWICE = r"Using `torch.compile\(module\)` when there are global hooks"
 
@@ -104,6 +105,7 @@ class Tracer(TorchDispatchMode):
         outputs = tuple(self._apply_rule(op, list(inputs)))
         for tensor, labels in zip(op.outputs, outputs, strict=True):
             self.seen.label(tensor, labels)
+        follow(op, outputs)
         self.seen.records.append(
             OpRecord(
                 op.name,

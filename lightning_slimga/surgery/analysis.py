@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lightning_slimga.graph.rules  # noqa: F401  (fills the registry)
 from lightning_slimga.graph.forward_pass import ForwardPass
@@ -138,9 +138,23 @@ def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass
         for path, tensor in output_tensors(output):
             named.add(id(tensor))
             trace.store.freeze_all(seen.lookup(tensor), f"{where}[{path}]")
+    named |= {id(tensor) for tensor in _computed_by_hooks(trace.modules.values())}
     if any(id(tensor) not in named for tensor in seen.held()):
         gc.collect()  # objects that refer to each other are not gone before
     for tensor in seen.held():
         if id(tensor) not in named:
             trace.store.freeze_all(seen.lookup(tensor), "is still held when the call is over")
     return seen
+
+
+def _computed_by_hooks(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Attributes that a hook makes anew of parameters before each call (``weight_norm``, pruning).
+
+    They are no more than a name for what the parameters give, whoever reads them.
+    """
+    for module in modules:
+        for hook in module._forward_pre_hooks.values():
+            for key in ("name", "_tensor_name"):
+                value = module.__dict__.get(getattr(hook, key, ""))
+                if isinstance(value, Tensor):
+                    yield value

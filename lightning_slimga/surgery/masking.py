@@ -84,7 +84,7 @@ def masked(
     try:
         for (name, dim), bits in graph.bits.items():
             live = _live(bits, keep)
-            if name in graph.zeroed and not live.all():
+            if (name, dim) in graph.zeroed and not live.all():
                 tensor = tensor_at(modules, slots[name].places[0])
                 assert tensor is not None
                 own = name in saved

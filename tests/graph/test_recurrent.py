@@ -87,7 +87,6 @@ CASES = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)  # other kernels
 @pytest.mark.parametrize(("kind", "options"), CASES)
 def test_inputs_and_hidden_channels_go(

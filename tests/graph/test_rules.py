@@ -24,9 +24,9 @@ UNREACHED = {
     "aten::_scaled_dot_product_cudnn_attention", "aten::_addmm_activation",
     "aten::_reshape_alias", "aten::_fused_rms_norm",
     "aten::_cudnn_rnn", "aten::miopen_rnn", "aten::_thnn_fused_lstm_cell",
-    "aten::_thnn_fused_gru_cell",
-    # Of float32 alone: tests/graph/test_recurrent.py.
-    "aten::mkldnn_rnn_layer",
+    "aten::_thnn_fused_gru_cell", "aten::_index_put_impl",
+    # Of float32 alone: tests/graph/test_recurrent.py, tests/graph/test_messages.py.
+    "aten::mkldnn_rnn_layer", "aten::_grouped_mm",
 }  # fmt: skip
 
 

@@ -14,8 +14,6 @@ from lightning_slimga.graph.labels import Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 
-_LARGEST = 65_536  # no channel dimension is longer; keeps label memory small for big buffers
-
 
 @rule(
     "aten::empty",
@@ -31,7 +29,7 @@ _LARGEST = 65_536  # no channel dimension is longer; keeps label memory small fo
 )
 def from_sizes(op: Op, *_: Any) -> Labels:
     """Sizes -> a tensor whose every dimension has labels of its own."""
-    return [op.store.fresh(n) if 1 < n <= _LARGEST else None for n in op.outputs[0].shape]
+    return [op.from_size(n) for n in op.outputs[0].shape]
 
 
 @rule(

@@ -1,9 +1,10 @@
-"""Reading by index: the dimension that is looked up keeps all its entries."""
+"""Reading and writing by index: the dimension that is looked up keeps all its entries."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_slimga.graph.labels import Labels
@@ -64,3 +65,63 @@ def embedding(op: Op, weight: Tensor, indices: Tensor, *_: Any) -> Labels:
     op.freeze_all(indices, "used as an index")
     op.attribute(("embedding_dim",), channels, weight)
     return [*([None] * indices.dim()), channels]
+
+
+@rule("aten::gather")
+def gather(op: Op, x: Tensor, dim: int, index: Tensor, *_: Any) -> Labels:
+    """(…, n, …), index (…, m, …) -> (…, m, …): along the other dimensions index by index."""
+    return _along_others(op, [x, index], dim)
+
+
+@rule("aten::scatter", "aten::scatter_add", "aten::scatter_reduce")
+def scatter(op: Op, x: Tensor, dim: int, index: Tensor, source: Any, *_: Any) -> Labels:
+    """X (…, n, …), index and source (…, m, …) -> x, written into at indices of ``dim``."""
+    sources = [source] if isinstance(source, Tensor) else []
+    return _along_others(op, [x, index, *sources], dim)
+
+
+@rule("aten::index_add", "aten::index_reduce", "aten::index_copy", "aten::index_fill")
+def index_add(op: Op, x: Tensor, dim: int, _index: Tensor, source: Any, *_: Any) -> Labels:
+    """X (…, n, …), index (m,), source (…, m, …) -> x, written into at indices of ``dim``."""
+    whole = isinstance(source, Tensor) and source.dim() == x.dim()
+    return _along_others(op, [x, source] if whole else [x], dim)
+
+
+@rule("aten::index_put", "aten::_index_put_impl")
+def index_put(op: Op, x: Tensor, indices: list[Tensor | None], values: Tensor, *_: Any) -> Labels:
+    """X (n, …), indices of its first dimensions, values broadcast to the entries -> x."""
+    labels, count = op.labels(x), len(indices)
+    plain = [i for i in indices if i is not None and i.dtype not in (torch.bool, torch.uint8)]
+    if len(plain) != count:
+        raise ValueError("written through a mask, or along later dimensions")
+    for one in plain:
+        op.freeze_all(one, "used as an index")
+    for dim in labels[:count]:
+        op.freeze(dim, "indices are written by number")
+    rest, given = labels[count:], op.labels(values)
+    width = len(rest) if len(given) > len(rest) else len(given)
+    for axis in range(-width, 0):
+        if values.shape[axis] != 1:
+            labels[axis] = op.tie(labels[axis], given[axis])
+    for dim in given[: len(given) - width]:
+        op.freeze(dim, "indices are written by number")
+    return labels
+
+
+def _along_others(op: Op, tensors: list[Tensor], dim: int) -> Labels:
+    """Tie all dimensions but the one along which entries are looked up; that one has no labels."""
+    rank = tensors[0].dim()
+    labels = [op.labels(t) for t in tensors]
+    result: Labels = []
+    for axis in range(rank):
+        dims = [one[axis] for one in labels]
+        if axis == dim % rank or len({t.shape[axis] for t in tensors}) > 1:
+            for one in dims:
+                op.freeze(one, "entries are looked up by number")
+            result.append(None)
+            continue
+        joined = dims[0]
+        for other in dims[1:]:
+            joined = op.tie(joined, other)
+        result.append(joined)
+    return result

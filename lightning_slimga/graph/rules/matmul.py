@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_slimga.graph.labels import Labels
+from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.op import Op
 from lightning_slimga.graph.registry import rule
 from lightning_slimga.graph.rules.elementwise import broadcast
@@ -46,6 +46,26 @@ def bmm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
     return [batch, la[1], lb[2]]
 
 
+@rule("aten::_grouped_mm")
+def grouped_mm(op: Op, a: Tensor, b: Tensor, offsets: Tensor | None, *rest: Any) -> Labels:
+    """A (M, K), b (E, K, N), bias (E, N) -> (M, N): experts, each for some of the rows."""
+    la, lb = op.labels(a), op.labels(b)
+    if a.dim() != 2 or b.dim() != 3 or offsets is None:
+        raise ValueError("a form of _grouped_mm other than that of a mixture of experts")
+    op.contract(la[1], lb[1])
+    op.reads(b)
+    for dim in lb[1:]:
+        _tie_in_granules(op, dim, 16 // b.element_size())
+    channels, bias = lb[2], rest[0]
+    if bias is not None:
+        op.freeze(op.labels(bias)[0], "experts")
+        channels = op.tie(channels, op.labels(bias)[1])
+    for dim in (la[0], lb[0]):
+        op.freeze(dim, "experts, each for some of the rows")
+    op.macs(a.shape[0], (la[1], a.shape[1]), (channels, b.shape[2]))
+    return [None, channels]
+
+
 @rule("aten::baddbmm")
 def baddbmm(op: Op, bias: Tensor, a: Tensor, b: Tensor, *_: Any) -> Labels:
     """Bias broadcast to (B, M, N), a (B, M, K), b (B, K, N) -> (B, M, N)."""
@@ -61,7 +81,7 @@ def mv(op: Op, a: Tensor, b: Tensor) -> Labels:
     return [la[0]]
 
 
-@rule("aten::dot")
+@rule("aten::dot", "aten::vdot")
 def dot(op: Op, a: Tensor, b: Tensor) -> Labels:
     """A (K,), b (K,) -> ()."""
     op.contract(op.labels(a)[0], op.labels(b)[0])
@@ -80,6 +100,12 @@ def trilinear(op: Op, x1: Tensor, weight: Tensor, x2: Tensor, *expand: Any) -> L
     op.attribute(("in2_features",), lw[2], weight)
     op.attribute(("out_features",), lw[0], weight)
     return [op.tie(l1[0], l2[0]), lw[0]]
+
+
+def _tie_in_granules(op: Op, labels: DimLabels, size: int) -> None:
+    """Let channels go by so many neighbours: the kernel wants rows of whole granules of memory."""
+    if labels is not None and len(labels) % size == 0:
+        op.store.tie_rows(labels.reshape(-1, size).T)
 
 
 def _with_bias(op: Op, bias: Tensor, product: Labels) -> Labels:

@@ -94,13 +94,23 @@ def softmax(op: Op, x: Tensor, dim: int, *_: Any) -> Labels:
 def weight_norm(op: Op, v: Tensor, g: Tensor, dim: int = 0) -> Any:
     """V (O, I, *K), g (O, 1, …) -> v·g/|v| (O, I, *K), norms: each slice of ``dim`` on its own."""
     lv, lg = op.labels(v), op.labels(g)
-    op.divides_by(v)
     axis = dim % v.dim()
+    op.divides_by(v, axis)
     for i, label in enumerate(lv):
-        if i != axis:
+        if i != axis and i not in op.zeros(v):
             op.freeze(label, "a norm is taken over this dimension")
     lv[axis] = op.tie(lv[axis], lg[axis])
     return (lv, lg)
+
+
+@rule("aten::renorm")
+def renorm(op: Op, x: Tensor, _p: float, dim: int, _max: float) -> Labels:
+    """(…) -> the same shape; slices of ``dim`` whose norm is larger than a number are scaled."""
+    labels = op.labels(x)
+    for i, label in enumerate(labels):
+        if i != dim % x.dim() and i not in op.zeros(x):
+            op.freeze(label, "a norm is taken over this dimension")
+    return labels
 
 
 def _across(

@@ -73,11 +73,22 @@ def along(op: Op, x: Tensor, *_: Any) -> Any:
 def _reduced(op: Op, x: Tensor, dims: Any) -> Any:
     labels = op.labels(x)
     axes = _axes(dims, x.dim()) or list(range(x.dim()))
-    for axis in axes:
+    exact = op.zeros(x) if _takes_no_notice_of_zeros(op) else frozenset()
+    for axis in (a for a in axes if a not in exact):
         op.freeze_if_read(labels[axis], "reduced over this dimension")
     kept = [dim for i, dim in enumerate(labels) if i not in axes]
     with_ones: Labels = [None if i in axes else dim for i, dim in enumerate(labels)]
     return tuple(with_ones if t.dim() == x.dim() else list(kept) for t in op.outputs)
+
+
+def _takes_no_notice_of_zeros(op: Op) -> bool:
+    """Whether zeros change nothing: sums, and norms but for those of the smallest entry."""
+    if op.name in ("aten::sum", "aten::nansum", "aten::count_nonzero"):
+        return True
+    if op.name not in ("aten::norm", "aten::linalg_vector_norm"):
+        return False
+    order = _argument(op, "p" if op.name == "aten::norm" else "ord")
+    return order is None or (isinstance(order, (int, float)) and order >= 0)
 
 
 def _axes(dims: Any, rank: int) -> list[int]:

@@ -65,11 +65,10 @@ def _regroup(op: Op, labels: Labels, old: list[int], new: list[int]) -> Labels:
         labelled = [i for i in labelled if not op.store.is_frozen(op.full(labels[i], old[i]))]
     if not labelled:
         return [None] * len(new)
-    if len(labelled) > 1:
-        for i in labelled:
+    axis = _leading(op, labels, labelled)
+    for i in labelled:
+        if i != axis:
             op.freeze(labels[i], "two dimensions with channels become one")
-        return [None] * len(new)
-    axis = labelled[0]
     shape = [n if i == axis else 1 for i, n in enumerate(old)]
     elements = np.broadcast_to(op.full(labels[axis], old[axis]).reshape(shape), old)
     if len(new) == 1:
@@ -77,6 +76,21 @@ def _regroup(op: Op, labels: Labels, old: list[int], new: list[int]) -> Labels:
         op.attribute(_WIDTHS, joined)
         return [joined]
     return _divide(op, elements.reshape(new))
+
+
+def _leading(op: Op, labels: Labels, labelled: list[int]) -> int:
+    """Which of several dimensions gives its channels to the one that they become: the first.
+
+    Of a weight that is its channels, not the positions of a window. A dimension that no parameter
+    shares has been made from sizes, and comes last.
+    """
+    if len(labelled) > 1:
+        held = [d for dims in op.trace.slot_labels.values() for d in dims if d is not None]
+        owned = op.store.find(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+        for i in labelled:
+            if np.isin(op.store.find(op.full(labels[i], 0)), owned).any():
+                return i
+    return labelled[0]
 
 
 def _divide(op: Op, elements: LabelArray) -> Labels:
@@ -122,9 +136,14 @@ def _carrier(op: Op, shape: tuple[int, ...]) -> int:
 
 @rule("aten::expand")
 def expand(op: Op, x: Tensor, *_: Any) -> Labels:
-    """(…, 1, …) -> (…, n, …), dimensions added in front."""
-    labels = op.labels(x)
-    return [*([None] * (op.outputs[0].dim() - x.dim())), *labels]
+    """(…, 1, …) -> (…, n, …), dimensions added in front; n may have been asked of channels."""
+    out = op.outputs[0]
+    labels: Labels = [*([None] * (out.dim() - x.dim())), *op.labels(x)]
+    sizes = [*([1] * (out.dim() - x.dim())), *x.shape]
+    return [
+        op.from_size(new) if old == 1 != new else dim
+        for old, new, dim in zip(sizes, out.shape, labels, strict=True)
+    ]
 
 
 @rule("aten::repeat")
@@ -132,9 +151,10 @@ def repeat(op: Op, x: Tensor, repeats: list[int]) -> Labels:
     """(…, C, …) -> (…, r·C, …), dimensions added in front."""
     added = len(repeats) - x.dim()
     labels: Labels = [*([None] * added), *op.labels(x)]
+    sizes = [*([1] * added), *x.shape]
     return [
-        dim if dim is None else np.tile(dim, times)
-        for dim, times in zip(labels, repeats, strict=True)
+        op.from_size(times) if size == 1 else dim if dim is None else np.tile(dim, times)
+        for dim, size, times in zip(labels, sizes, repeats, strict=True)
     ]
 
 

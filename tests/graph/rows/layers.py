@@ -102,7 +102,10 @@ CONTRACTIONS = [
     Row("aten::_trilinear", lambda: _Twice(nn.Bilinear(8, 8, 6)), 14, ()),
     Row("aten::embedding", Table, 8, ()),
     Row("aten::_pack_padded_sequence", _packed, 8, (5,)),
-    Row("aten::_weight_norm_interface", Normed, 6),
+    Row("aten::_weight_norm_interface", Normed, 14),
+    Row("aten::renorm", lambda x: x.renorm(2, 0, 0.5), 0),
+    Row("aten::renorm", own(lambda x, w: F.conv2d(x, w.renorm(2, 0, 0.5)), 6, 8, 1, 1), 14),
+    Row("aten::vdot", own(lambda x, v: x * torch.vdot(v, v), 6), 14),
     Row("aten::_scaled_dot_product_flash_attention_for_cpu", _attention, 0),
     Row("aten::_safe_softmax", _math_attention, 0),
 ]

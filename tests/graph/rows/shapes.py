@@ -4,8 +4,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from tests.graph.rows.row import Row
+
+
+def _at(x: Tensor, dim: int) -> Tensor:
+    """Indices along a dimension, the same for all others."""
+    index = torch.arange(x.shape[dim]).flip(0)
+    return index.view([-1 if d == dim else 1 for d in range(x.dim())]).expand_as(x)
+
+
+def _put(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[torch.tensor([1, 0])] = x
+    return y
+
 
 SHAPES = [
     Row("aten::view", lambda x: x.flatten(1)),
@@ -51,6 +65,20 @@ SHAPES = [
     Row("aten::select", lambda x: x[:, 0], 0),
     Row("aten::index_select", lambda x: x.index_select(2, torch.tensor([0, 2]))),
     Row("aten::index_select", lambda x: x.index_select(1, torch.tensor([0, 2])), 0),
+    Row("aten::gather", lambda x: x.gather(2, _at(x, 2)[:, :, :2])),
+    Row("aten::gather", lambda x: x.gather(1, _at(x, 1)), 0),
+    Row("aten::scatter", lambda x: x.scatter(2, _at(x, 2), x.sin())),
+    Row("aten::scatter", lambda x: x.scatter(0, _at(x, 0), 0.5)),
+    Row("aten::scatter_add", lambda x: x.scatter_add(2, _at(x, 2), x)),
+    Row("aten::scatter_add_", lambda x: torch.ones_like(x).scatter_add_(1, _at(x, 1), x), 0),
+    Row("aten::scatter_reduce", lambda x: x.scatter_reduce(3, _at(x, 3), x, "amax")),
+    Row("aten::index_add", lambda x: x.index_add(0, torch.tensor([1, 0]), x)),
+    Row("aten::index_add", lambda x: x.index_add(1, torch.tensor([1, 0]), x[:, :2]), 0),
+    Row("aten::index_reduce", lambda x: x.index_reduce(2, torch.arange(4), x, "mean")),
+    Row("aten::index_copy", lambda x: x.index_copy(2, torch.tensor([3, 1]), x[:, :, :2])),
+    Row("aten::index_fill", lambda x: x.index_fill(2, torch.tensor([3, 1]), 0.5)),
+    Row("aten::index_put", lambda x: x.index_put((torch.tensor([1, 1]),), x[:1], True)),
+    Row("aten::index_put_", _put),
     Row("aten::index", lambda x: x[:, :, torch.tensor([0, 2])]),
     Row("aten::index", lambda x: x[:, :, torch.tensor([0, 2]), torch.tensor([1, 1])]),
     Row("aten::index", lambda x: x[torch.tensor([1, 0]), :, torch.tensor([0, 2])]),
