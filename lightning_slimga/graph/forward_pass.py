@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.tensor_map import TensorMap
+from lightning_slimga.graph.tensors import memory_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 
 
@@ -54,7 +54,7 @@ class ForwardPass:
 
     def zeros(self, tensor: Tensor) -> frozenset[int]:
         """Dimensions along which masking leaves zeros where channels go (``graph/zeros.py``)."""
-        if self._soiled and _memory_of(tensor) in self._soiled:
+        if self._soiled and memory_of(tensor) in self._soiled:
             return frozenset()
         known = self._zeros.get(tensor)
         if known is None:
@@ -72,18 +72,8 @@ class ForwardPass:
 
     def soils(self, tensor: Tensor) -> None:
         """Forget all that is known of zeros in a tensor's memory: somebody has written into it."""
-        self._soiled.add(_memory_of(tensor))
+        self._soiled.add(memory_of(tensor))
 
     def freeze_if_read(self, tensor: Tensor, labels: DimLabels, why: str) -> None:
         """Freeze labels as soon as something reads a tensor that depends on all of them."""
         self._unread[tensor] = [*(self._unread.pop(tensor) or ()), (labels, why)]
-
-
-def _memory_of(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; 0 if it has none that others could have in common."""
-    if tensor.layout is not torch.strided:
-        return 0
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except RuntimeError:  # a subclass that wraps others has no memory of its own
-        return 0

@@ -139,8 +139,11 @@ class Op:
         self._pass.has_zeros(tensor, dims)
 
     def soils(self, tensor: Tensor) -> None:
-        """Say that the op writes into a tensor what may be no zeros."""
+        """Say that the op writes into a tensor what may be no zeros; a parameter then stays."""
         self._pass.soils(tensor)
+        for slot in self.trace.parameters_behind(tensor):
+            for dim in self.trace.labels_of_slot(slot.name):
+                self.freeze(dim, "the forward pass writes into the parameter")
 
     def divides_by(self, tensor: Tensor, dim: int) -> None:
         """Say that slices of a tensor are divided by their norms: masking must not zero them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 
@@ -70,3 +71,13 @@ def _own_tensors(model: nn.Module) -> Iterator[tuple[str, str, Tensor, bool]]:
         for attribute, buffer in module._buffers.items():
             if buffer is not None and not nn.parameter.is_lazy(buffer):
                 yield module_name, attribute, buffer, False
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Where the memory of a tensor begins; 0 if it has none that others could have in common."""
+    if tensor.layout is not torch.strided:
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except RuntimeError:  # a subclass that wraps others has no memory of its own
+        return 0

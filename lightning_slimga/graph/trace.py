@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.graph.labels import DimLabels, LabelArray, Labels, LabelStore
-from lightning_slimga.graph.tensors import Slot
+from lightning_slimga.graph.tensors import Slot, memory_of
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class Trace:
             for slot in self.slots.values()
             if slot.tensor.numel()
         }
+        self._parameters_by_memory: dict[int, list[Slot]] = {}
+        for slot in self.slots.values():
+            if slot.is_parameter and slot.tensor.numel():
+                self._parameters_by_memory.setdefault(memory_of(slot.tensor), []).append(slot)
 
     def slot_of(self, tensor: Tensor) -> Slot | None:
         """The parameter or buffer that a tensor is, also through ``.data``."""
@@ -76,6 +80,10 @@ class Trace:
             if slot is not None and slot.tensor.stride() != tensor.stride():
                 slot = None
         return slot
+
+    def parameters_behind(self, tensor: Tensor) -> list[Slot]:
+        """The parameters whose memory a tensor shows, as a view of one does."""
+        return self._parameters_by_memory.get(memory_of(tensor), [])
 
     def labels_of_slot(self, name: str) -> Labels:
         """Labels of a parameter or buffer, made at the first meeting; size 1 has none."""

@@ -88,6 +88,11 @@ def _sum(op: Op) -> Dims:
     return both[0] & both[1]
 
 
+def _copied(op: Op) -> Dims:
+    """Where what is copied is zero."""
+    return _aligned(op, op.arguments[1])
+
+
 def _product(op: Op) -> Dims:
     """A · b: where one of them is zero."""
     return _NONE.union(*(_aligned(op, t) for t in op.tensors))
@@ -184,7 +189,8 @@ _MAPPED = {*_MOVES.split(), *_REDUCTIONS.split()}
 
 _RULES: dict[str, Callable[[Op], Dims]] = {
     **dict.fromkeys(_ODD.split(), _first),
-    **dict.fromkeys(("add", "sub"), _sum),
+    **dict.fromkeys(("add", "sub", "lerp"), _sum),
+    "copy": _copied,
     "mul": _product,
     "div": _quotient,
     "pow": _power,

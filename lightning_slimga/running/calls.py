@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from lightning_slimga.running.model_state import preserved
+from lightning_slimga.running.parameter_writes import unwritten
 from lightning_slimga.running.torch_settings import eager
 
 FEW_SAMPLES = 2
@@ -126,7 +127,7 @@ def examples_of(
         kinds.setdefault(_kind(call), call)
     few = [narrowed(call, samples) for call in kinds.values()]
     try:
-        with eager(), preserved(model), torch.no_grad():
+        with eager(), preserved(model), unwritten(model), torch.no_grad():
             model.train(training)
             for call, _ in few:
                 call.run(model)

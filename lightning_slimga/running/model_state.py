@@ -25,7 +25,7 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
     so do ``training`` flags, plain attributes, tensors held in plain attributes (the states of
     torchmetrics objects), the content of lists, deques, dicts and sets held by a module, also of
     those in others, gradients, and torch's random number generators. Parameters keep their
-    identity; their *values* are not copied, because nothing in a forward pass changes them.
+    identity; their *values* are not copied: see :func:`~.parameter_writes.unwritten`.
 
     Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone: the others may run the
     module another number of times, or not at all.

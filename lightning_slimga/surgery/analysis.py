@@ -19,6 +19,7 @@ from lightning_slimga.graph.tracer import Tracer
 from lightning_slimga.running.calls import Call, run_all
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.outputs import output_tensors
+from lightning_slimga.running.parameter_writes import unwritten
 from lightning_slimga.running.recalibration import has_statistics
 from lightning_slimga.running.torch_settings import eager, exact_float32
 from lightning_slimga.surgery.attention import opened
@@ -97,6 +98,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
     form = nullcontext() if as_it_is else opened(modules)
     with (
         preserved(model),
+        unwritten(model),
         torch.inference_mode(False),
         torch.no_grad(),
         exact_float32(),

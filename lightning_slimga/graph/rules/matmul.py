@@ -88,6 +88,18 @@ def dot(op: Op, a: Tensor, b: Tensor) -> Labels:
     return []
 
 
+@rule("aten::_cdist_forward", "aten::_euclidean_dist")
+def cdist(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
+    """A (*B, M, K), b (*B, N, K) -> (*B, M, N), distances: where both are zero, none is added."""
+    la, lb = op.labels(a), op.labels(b)
+    op.contract(la[-1], lb[-1])
+    if not (a.dim() - 1 in op.zeros(a) and b.dim() - 1 in op.zeros(b)):
+        op.freeze(la[-1], "distances are taken over this dimension")
+        op.freeze(lb[-1], "distances are taken over this dimension")
+    batches = [([*t.shape[:-2], 1, 1], [*op.labels(t)[:-2], None, None]) for t in (a, b)]
+    return [*broadcast(op, batches)[:-2], la[-2], lb[-2]]
+
+
 @rule("aten::_trilinear")
 def trilinear(op: Op, x1: Tensor, weight: Tensor, x2: Tensor, *expand: Any) -> Labels:
     """x1 (N, A), weight (O, A, B), x2 (N, B) -> (N, O): the layout of ``nn.Bilinear``."""

@@ -105,6 +105,8 @@ CONTRACTIONS = [
     Row("aten::_weight_norm_interface", Normed, 14),
     Row("aten::renorm", lambda x: x.renorm(2, 0, 0.5), 0),
     Row("aten::renorm", own(lambda x, w: F.conv2d(x, w.renorm(2, 0, 0.5)), 6, 8, 1, 1), 14),
+    Row("aten::_euclidean_dist", own(torch.cdist, 30, 8), 30, ()),
+    Row("aten::_cdist_forward", own(lambda x, w: torch.cdist(x, w, p=1.0), 5, 8), 5, ()),
     Row("aten::vdot", own(lambda x, v: x * torch.vdot(v, v), 6), 14),
     Row("aten::_scaled_dot_product_flash_attention_for_cpu", _attention, 0),
     Row("aten::_safe_softmax", _math_attention, 0),
