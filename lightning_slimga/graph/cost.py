@@ -27,11 +27,19 @@ class LinearSize:
 
 @dataclass(frozen=True)
 class Term:
-    """``constant`` times the product of the live sizes of some dimensions."""
+    """``constant`` times the product of the live sizes of some dimensions.
+
+    Attributes:
+        module: name of the module to which it belongs.
+        constant: the constant.
+        sizes: the sizes of the dimensions.
+        over: nothing at all where this size is 1.
+    """
 
     module: str
     constant: int
     sizes: tuple[LinearSize, ...]
+    over: LinearSize | None = None
 
 
 class Polynomial:
@@ -50,6 +58,9 @@ class Polynomial:
         for row, term in enumerate(terms):
             for column, size in enumerate(term.sizes):
                 self._index[row, column] = sizes.setdefault(size, len(sizes))
+        self._summing = [row for row, term in enumerate(terms) if term.over is not None]
+        over = [term.over for term in terms if term.over is not None]
+        self._over = [sizes.setdefault(size, len(sizes)) for size in over]
         self._constants = np.array([term.constant for term in terms], dtype=np.int64)
         self._fixed = np.array([size.fixed for size in sizes], dtype=np.int64)
         self._weights = np.zeros((num_layers, len(sizes)), dtype=np.int64)
@@ -68,6 +79,7 @@ class Polynomial:
         """
         live = self._fixed + counts @ self._weights
         values: Counts = self._constants * live[:, self._index].prod(axis=-1)
+        values[:, self._summing] *= live[:, self._over] != 1
         return values
 
     def __call__(self, counts: Counts) -> Counts:

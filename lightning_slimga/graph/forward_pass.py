@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from lightning_slimga.graph.einsum import Einsums
 from lightning_slimga.graph.labels import DimLabels, Labels
 from lightning_slimga.graph.tensor_map import TensorMap
 from lightning_slimga.graph.tensors import memory_of
@@ -20,6 +21,7 @@ class ForwardPass:
         costs: the cost terms of the ops so far.
         records: the ops so far.
         module: name of the module whose forward is running.
+        einsums: tells whether the op runs for ``torch.einsum``.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -27,6 +29,7 @@ class ForwardPass:
         self.costs: list[CostTerm] = []
         self.records: list[OpRecord] = []
         self.module = ""
+        self.einsums = Einsums()
         self._labels: TensorMap[Labels] = TensorMap()
         self._unread: TensorMap[list[tuple[DimLabels, str]]] = TensorMap()
         self._zeros: TensorMap[frozenset[int]] = TensorMap()

@@ -279,7 +279,15 @@ class _Builder:
                 cache[id(labels)] = _linear_size(labels, bit_of_label, layer_of_bit, channels)
             return cache[id(labels)]
 
-        macs = [Term(t.module, t.constant, tuple(map(size, t.factors))) for t in self.costs]
+        macs = [
+            Term(
+                t.module,
+                t.constant,
+                tuple(map(size, t.factors)),
+                None if t.over is None else size(t.over),
+            )
+            for t in self.costs
+        ]
         params = []
         for slot in self.trace.slots.values():
             if slot.is_parameter:

@@ -160,11 +160,16 @@ class Op:
         if name in self.trace.slots and self.trace.slots[name].is_parameter:
             self.trace.scaling_factors.add(name)
 
-    def macs(self, *sizes: int | tuple[DimLabels, int]) -> None:
+    def macs(self, *sizes: int | tuple[DimLabels, int], over: DimLabels = None) -> None:
         """Add a cost term: the product of ``sizes``, each a number or ``(labels, size)``.
 
         Ops that torch's own counter leaves out (the CPU kernel of fused attention) cost nothing,
         so that the two agree on every device.
+
+        Args:
+            *sizes: the sizes.
+            over: which of the labels are summed over. An einsum that is left with one of them
+                multiplies without a product of matrices, which costs nothing either.
         """
         if self.func.overloadpacket not in flop_registry:
             self.trace.uncounted.add(self.name)
@@ -177,7 +182,11 @@ class Op:
                 constant *= size[1]
             else:
                 factors.append(size[0])
-        self._pass.costs.append(CostTerm(self.module, constant, tuple(factors)))
+        self._pass.costs.append(
+            CostTerm(
+                self.module, constant, tuple(factors), over if self._pass.einsums.running else None
+            )
+        )
 
     def attribute(self, names: tuple[str, ...], labels: DimLabels, *near: Tensor | None) -> bool:
         """Say that an attribute counts the units of ``labels``; it is rewritten by surgery.

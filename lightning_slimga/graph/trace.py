@@ -21,11 +21,13 @@ class CostTerm:
         module: name of the module whose forward ran the op.
         constant: product of the sizes that no mask changes.
         factors: labels of the dimensions that shrink.
+        over: if one index of these is left, the op costs nothing.
     """
 
     module: str
     constant: int
     factors: tuple[LabelArray, ...]
+    over: DimLabels = None
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def bmm(op: Op, a: Tensor, b: Tensor, *_: Any) -> Labels:
     op.contract(la[2], lb[1])
     op.reads(a)
     op.reads(b)
-    op.macs((batch, a.shape[0]), (la[1], a.shape[1]), (la[2], a.shape[2]), (lb[2], b.shape[2]))
+    rows, columns, inner = (la[1], a.shape[1]), (lb[2], b.shape[2]), (la[2], a.shape[2])
+    op.macs((batch, a.shape[0]), rows, inner, columns, over=la[2])
     return [batch, la[1], lb[2]]
 
 

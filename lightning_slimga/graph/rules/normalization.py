@@ -23,8 +23,14 @@ from lightning_slimga.graph.registry import rule
     "aten::batch_norm_elemt",
 )
 def batch_norm(op: Op, x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> Any:
-    """X (N, C, *S), weight, bias and running statistics (C,) -> (N, C, *S), saved statistics."""
+    """X (N, C, *S), weight, bias and running statistics (C,) -> (N, C, *S), saved statistics.
+
+    In training statistics are taken over N and S: where these hold channels (norms of tokens, of
+    weights), they depend on all of them.
+    """
     labels = op.labels(x)
+    for dim in (labels[0], *labels[2:]):
+        _freeze_or_approximate(op, dim)
     statistics = [t for t in rest if isinstance(t, Tensor) and t.dim() == 1]
     for vector in (weight, bias, *statistics):
         if vector is not None:

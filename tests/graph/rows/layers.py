@@ -69,6 +69,10 @@ def _packed(x: Tensor) -> Tensor:
     return nn.utils.rnn.pack_padded_sequence(sequences, lengths, batch_first=True).data
 
 
+def _batch_norm_of_rows(x: Tensor) -> Tensor:
+    return F.batch_norm(x.transpose(1, 2), None, None, training=True).transpose(1, 2)
+
+
 class _Twice(nn.Module):
     """Both arguments of a module are the same."""
 
@@ -118,6 +122,7 @@ NORMS = [
     Row("aten::native_batch_norm", lambda: nn.BatchNorm2d(8, track_running_stats=False)),
     Row("aten::native_batch_norm", lambda: nn.BatchNorm1d(8), 8, ()),
     Row("aten::native_batch_norm", lambda: nn.InstanceNorm2d(8, affine=True)),
+    Row("aten::native_batch_norm", _batch_norm_of_rows, 0),
     Row("aten::native_group_norm", lambda: nn.GroupNorm(4, 8), 4),
     Row("aten::native_group_norm", lambda: nn.GroupNorm(8, 8)),
     Row("aten::native_group_norm", lambda: nn.GroupNorm(1, 8), 0),
