@@ -22,6 +22,7 @@ from lightning_slimga.running.model_state import stirred
 from lightning_slimga.surgery.analysis import Analysis, running, traced
 from lightning_slimga.surgery.masking import Mask, masked, plan_cut
 from lightning_slimga.surgery.proof.lockstep import Deviation
+from lightning_slimga.surgery.proof.numbers import Numbers
 from lightning_slimga.surgery.proof.trial import Trial
 
 _WIDE = 8
@@ -47,13 +48,16 @@ class Proof:
         self.model = model
         self.calls = {"eval": calls, "train": training_calls}
         self.analysis = analysis
+        self._numbers = Numbers(
+            analysis, lambda graph, keep: self._trial(graph, keep).shrunk(), self._random_mask
+        )
         self._generator = np.random.Generator(np.random.PCG64(0))
         self._masked_parted = False  # the masked network ran other ops than the traced one
         self._shrunk_parted = False  # the shrunk one did, because of its sizes
         self._retraces = 3
 
     def settle(self) -> ChannelGraph:
-        """Freeze until the proof holds; every round freezes at least one layer.
+        """Freeze until the proof holds; every round freezes a layer or finds a number.
 
         Returns:
             The graph of what is left.
@@ -74,6 +78,8 @@ class Proof:
         if why is None:
             return not self._learns(graph, keep)
         if deviation is not None and deviation.record is not None:
+            if not deviation.by_value and self._numbers.explain(graph, deviation.record):
+                return False
             guilty = self._guilty(graph, keep, deviation.record, deviation)
             if guilty:
                 self._freeze_line(graph, guilty, deviation.record, why)
