@@ -279,15 +279,11 @@ class _Builder:
                 cache[id(labels)] = _linear_size(labels, bit_of_label, layer_of_bit, channels)
             return cache[id(labels)]
 
-        macs = [
-            Term(
-                t.module,
-                t.constant,
-                tuple(map(size, t.factors)),
-                None if t.over is None else size(t.over),
-            )
-            for t in self.costs
-        ]
+        def term(cost: CostTerm) -> Term:
+            over = None if cost.over is None else size(cost.over)
+            return Term(cost.module, cost.constant, tuple(map(size, cost.factors)), over)
+
+        macs = [term(cost) for cost in self.costs]
         params = []
         for slot in self.trace.slots.values():
             if slot.is_parameter:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-from tests.networks import words_attention, words_layers, words_shapes
+from tests.networks import words_attention, words_layers, words_shapes, words_weights
 from tests.networks.checks import (
     assert_macs_exact,
     assert_same,
@@ -24,7 +24,16 @@ from tests.networks.checks import (
 )
 from tests.networks.steps import HARSH, MAKERS, Choices, Step, flip, pick
 
-__all__ = ["Report", "Sample", "build", "check", "words_attention", "words_layers", "words_shapes"]
+__all__ = [
+    "Report",
+    "Sample",
+    "build",
+    "check",
+    "words_attention",
+    "words_layers",
+    "words_shapes",
+    "words_weights",
+]
 
 _LARGEST = 4096  # entries of a value; keeps a sample under a tenth of a second
 _TOLERANCE = 1e-9

@@ -83,45 +83,6 @@ def convolution_by_hand(choices: Choices, x: Tensor, _: Env) -> Step:
     )
 
 
-class MaxNorm(nn.Module):
-    """Filters whose norm is larger than a number are scaled down."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return torch.renorm(weight, 2, 0, 0.5)
-
-
-@word(4)
-def convolution_of_a_norm(choices: Choices, x: Tensor, _: Env) -> Step | None:
-    """The weight is divided by its norm, or by its largest singular value, or bounded."""
-    if x.shape[1] == 1:
-        return None
-    layer = nn.Conv2d(x.shape[1], width(choices), pick(choices, [1, 3]), padding="same").double()
-    number = choices.integer(0, 4)
-    if number == 0:
-        nn.utils.parametrizations.weight_norm(layer)
-    elif number == 1:
-        nn.utils.parametrizations.weight_norm(layer, dim=None)
-    elif number == 2:
-        nn.utils.parametrizations.spectral_norm(layer)
-    elif number == 3:
-        nn.utils.spectral_norm(layer)
-    else:
-        nn.utils.parametrize.register_parametrization(layer, "weight", MaxNorm())
-    return Step(f"norm {number}", _call, layer=layer)
-
-
-@word(2, 4)
-def cosine_to_rows(choices: Choices, x: Tensor, _: Env) -> Step:
-    """Both vectors and weights have length 1."""
-
-    def run(step: Step, x: Tensor) -> Tensor:
-        weight = F.normalize(step.weight, dim=1)
-        return torch.einsum("nc...,oc->no...", F.normalize(x, dim=1), weight)
-
-    weight = nn.Parameter(torch.randn(width(choices), x.shape[1], dtype=torch.float64))
-    return Step("cosine", run, weight=weight)
-
-
 @word(2, 3, weight=3)
 def linear(choices: Choices, x: Tensor, _: Env) -> Step:
     layer = nn.Linear(x.shape[-1], width(choices), bias=flip(choices))
@@ -320,25 +281,6 @@ def transformer_layer(choices: Choices, x: Tensor, _: Env) -> Step:
 
     layer = nn.MultiheadAttention(c, heads, batch_first=True)
     return Step("multi-head attention", run, layer=layer, weights=int(flip(choices)))
-
-
-@word(3)
-def recurrent(choices: Choices, x: Tensor, _: Env) -> Step:
-    def run(step: Step, x: Tensor) -> Tensor:
-        return step.layer(x)[0]
-
-    kind = pick(choices, [nn.GRU, nn.LSTM, nn.RNN])
-    layer = kind(
-        x.shape[-1], width(choices), choices.integer(1, 2), bias=not flip(choices),
-        batch_first=flip(choices), bidirectional=flip(choices),
-    )  # fmt: skip
-    return Step("recurrent", run, layer=layer)
-
-
-@word(2)
-def recurrent_cell(choices: Choices, x: Tensor, _: Env) -> Step:
-    layer = pick(choices, [nn.GRUCell, nn.RNNCell])(x.shape[-1], width(choices))
-    return Step("cell", lambda step, x: step.layer(x, step.layer(x)), layer=layer)
 
 
 @word(3)

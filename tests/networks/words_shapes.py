@@ -215,30 +215,6 @@ def own_scale(choices: Choices, x: Tensor, _: Env) -> Step:
     return Step(f"scale {number}", options[number], scale=parameter(c, 1, 1), mean=mean)
 
 
-MESSAGES = [
-    lambda x, i: torch.zeros_like(x).index_add_(0, i, x),
-    lambda x, i: x.new_zeros(x.shape).scatter_add_(0, _over(x, i), x),
-    lambda x, i: torch.zeros_like(x).scatter_reduce(0, _over(x, i), x, "mean", include_self=False),
-    lambda x, i: x.gather(0, _over(x, i)),
-    lambda x, i: x.index_copy(0, i, x.sin()),
-    lambda x, i: x.index_put((i,), x.sin(), accumulate=True),
-    lambda x, i: x.index_reduce(0, i, x, "amax"),
-]
-
-
-def _over(x: Tensor, index: Tensor) -> Tensor:
-    """One index for all channels of a node."""
-    return index.view(-1, *[1] * (x.dim() - 1)).expand_as(x)
-
-
-@word(2, 3, 4)
-def messages(choices: Choices, x: Tensor, _: Env) -> Step:
-    """Samples read and write each other, as nodes of a graph do."""
-    number = choices.integer(0, len(MESSAGES) - 1)
-    index = torch.arange(len(x)).flip(0)
-    return Step(f"messages {number}", lambda step, x: MESSAGES[number](x, step.at), at=index)
-
-
 @word(4, harsh=True)
 def writing_in_place(choices: Choices, x: Tensor, env: Env) -> Step:
     c = x.shape[1]
