@@ -293,7 +293,7 @@ class ChannelSurgery:
         try:
             wrong = self._proof.wrong(self._graph, mask, modes)
         except Deviation as deviation:
-            wrong = deviation.what
+            wrong = None if self._proof.same_values(self._graph, mask) else deviation.what
         if wrong is not None:
             layers = [n for n, (a, b) in plan.summary["layers"].items() if a != b]
             raise SurgeryError(

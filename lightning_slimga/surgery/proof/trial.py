@@ -105,6 +105,19 @@ class Trial:
         what = compare_outputs(wanted, found)
         return None if what is None else self._explained(what)
 
+    def same_values(self) -> bool:
+        """Whether both networks return the same, by whatever ops, and the shrunk one can train."""
+        try:
+            with swapped_in(self._plan, self._model):
+                with running(self._model):
+                    found = run_all(self._model, self._calls["eval"])
+                if "train" in self._analysis.records:
+                    with running(self._model, training=True):
+                        run_all(self._model, self._calls["train"])
+            return compare_outputs(self.masked(), found) is None
+        except Exception:  # whatever a network raises that has become too small
+            return False
+
     def _explained(self, what: str) -> str | None:
         """Find the op at which values part; None where it decides by values that are the same.
 
