@@ -134,7 +134,10 @@ class CandidateEvaluation:
     def recalibrate(self) -> None:
         """Give the module, as it is, its batch-norm statistics for good."""
         with self._trainer.precision_plugin.forward_context():
-            recalibrate(self._module, self._calls, self._average)
+            self._recalibrate()
+
+    def _recalibrate(self) -> None:
+        recalibrate(self._module, self._calls, self._average, only=self._survey.moved)
 
     def _measure(
         self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
@@ -147,7 +150,7 @@ class CandidateEvaluation:
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
         with self._survey.surgery.shrunk(mask), layout, forward, untuned(), context:
-            recalibrate(self._module, self._calls, self._average)  # until the buffers come back
+            self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True

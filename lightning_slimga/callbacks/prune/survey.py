@@ -41,6 +41,7 @@ class Survey:
         dense: its metric of the network as it is.
         noise: how far apart two of them are; 0 if validation is exact.
         training: calls of the training step, on a few batches.
+        moved: names of the layers whose running statistics that step changes.
         surgery: what can go.
         samples: samples in the example inputs of `surgery`.
         channels_last: names of the modules that may run in that memory format in evaluations.
@@ -52,6 +53,7 @@ class Survey:
     dense: float
     noise: float
     training: Sequence[Call]
+    moved: frozenset[str]
     surgery: ChannelSurgery
     samples: int
     channels_last: Sequence[str]
@@ -80,7 +82,7 @@ class Survey:
         )
         dense = evaluator()
         noise = _measured_noise(evaluator, dense, settings.monitor)
-        training, evaluating = _recorded(trainer, pl_module, settings)
+        training, evaluating, moved = _recorded(trainer, pl_module, settings)
         small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
         small, samples = share_calls(trainer, small), broadcast(trainer, samples)
         in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
@@ -94,7 +96,18 @@ class Survey:
         calls = [*small, *in_training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
-        return cls(pl_module, settings, evaluator, dense, noise, training, surgery, samples, last)
+        return cls(
+            module=pl_module,
+            settings=settings,
+            evaluator=evaluator,
+            dense=dense,
+            noise=noise,
+            training=training,
+            moved=moved,
+            surgery=surgery,
+            samples=samples,
+            channels_last=last,
+        )
 
     def space(
         self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None
@@ -175,11 +188,12 @@ def _measured_noise(evaluator: FitnessEvaluator, dense: float, monitor: str) -> 
 
 def _recorded(
     trainer: pl.Trainer, pl_module: pl.LightningModule, settings: SearchSettings
-) -> tuple[list[Call], list[Call]]:
-    """The calls that training and validation make."""
+) -> tuple[list[Call], list[Call], frozenset[str]]:
+    """The calls that training and validation make, and whose statistics training changes."""
+    moved: set[str] = set()
     count = max(1, settings.recalibration_batches)
     batches = training_batches(trainer, pl_module, count, settings.seed)
-    training = capture_calls(trainer, pl_module, batches, training=True)
+    training = capture_calls(trainer, pl_module, batches, training=True, moved=moved)
     evaluating = capture_calls(trainer, pl_module, batches[:1], training=False) or training
     if not evaluating:
         raise MisconfigurationException(
@@ -187,4 +201,4 @@ def _recorded(
             " calls in `training_step` and `validation_step`, but neither calls a module with"
             " parameters (such as `self(x)` or `self.model(x)`)."
         )
-    return training, evaluating
+    return training, evaluating, frozenset(moved)
