@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +20,7 @@ from lightning_slimga.running.recalibration import recalibrate
 from lightning_slimga.running.torch_settings import untuned
 from lightning_slimga.search.racing import Race
 from lightning_slimga.surgery.channels_last import channels_last
-from lightning_slimga.surgery.masking import Mask
+from lightning_slimga.surgery.masking import Mask, swapped_in
 
 
 class CandidateEvaluation:
@@ -136,6 +137,18 @@ class CandidateEvaluation:
         with self._trainer.precision_plugin.forward_context():
             self._recalibrate()
 
+    @contextmanager
+    def _shrunk(self, mask: Mask) -> Iterator[None]:
+        """The network and the copies that follow it, cut for a while."""
+        surgery, followers = self._survey.surgery, self._survey.followers
+        with ExitStack() as stack:
+            stack.enter_context(surgery.shrunk(mask))
+            plan = surgery.plan(mask) if followers else None
+            for one in followers:
+                assert plan is not None
+                stack.enter_context(swapped_in(plan.within(one.student), one.module))
+            yield
+
     def _recalibrate(self) -> None:
         recalibrate(self._module, self._calls, self._average, only=self._survey.moved)
 
@@ -149,7 +162,7 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
-        with self._survey.surgery.shrunk(mask), layout, forward, untuned(), context:
+        with self._shrunk(mask), layout, forward, untuned(), context:
             self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:

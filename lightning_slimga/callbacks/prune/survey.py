@@ -20,8 +20,10 @@ from lightning_slimga.callbacks.internals import (
     share_calls,
     training_batches,
 )
+from lightning_slimga.callbacks.prune.copies import Copies, tell
 from lightning_slimga.callbacks.prune.settings import SearchSettings
-from lightning_slimga.cost.budget import budgets_for
+from lightning_slimga.callbacks.prune.twins import Follower, trained_parameters
+from lightning_slimga.cost.budget import budgets_for, share_of
 from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
@@ -44,6 +46,7 @@ class Survey:
         moved: names of the layers whose running statistics that step changes.
         surgery: what can go.
         samples: samples in the example inputs of `surgery`.
+        followers: copies outside of the module, which are cut along.
         channels_last: names of the modules that may run in that memory format in evaluations.
     """
 
@@ -56,11 +59,16 @@ class Survey:
     moved: frozenset[str]
     surgery: ChannelSurgery
     samples: int
+    followers: Sequence[Follower]
     channels_last: Sequence[str]
 
     @classmethod
     def of(
-        cls, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: SearchSettings
+        cls,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        settings: SearchSettings,
+        copies: Copies,
     ) -> Survey:
         """Collect how the network is run, try evaluations, and analyse; every rank must do so.
 
@@ -68,6 +76,7 @@ class Survey:
             trainer: the Trainer, inside ``fit``.
             pl_module: its LightningModule.
             settings: the callback's arguments.
+            copies: what is cut along.
 
         Raises:
             MisconfigurationException: when no call of a module is seen, or no metric.
@@ -87,12 +96,17 @@ class Survey:
         small, samples = share_calls(trainer, small), broadcast(trainer, samples)
         in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
         in_training = share_calls(trainer, in_training)
+        trained = None if settings.prune_untrained else trained_parameters(trainer, pl_module)
+        followers = copies.followers(trainer)
         surgery = ChannelSurgery(
             pl_module,
             small,
             training_inputs=in_training,
+            twins=copies.pairs(trainer),
+            trained=trained,
             **{name: getattr(settings, name) for name in SURGERY},
         )
+        tell(surgery.twins, followers, surgery.untrained)
         calls = [*small, *in_training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
@@ -106,6 +120,7 @@ class Survey:
             moved=moved,
             surgery=surgery,
             samples=samples,
+            followers=followers,
             channels_last=last,
         )
 
@@ -156,8 +171,15 @@ class Survey:
         pick, first = self.settings.pick, space.budgets[0]
         if isinstance(pick, float):
             full = dense.get(first.name, first.cost_of(space.grid.size))
-            return [replace(first, limit=pick * full)]
+            limit = share_of(full, pick, self._apart.get(first.name, 0.0))
+            return [replace(first, limit=limit)]
         return self._limits(pick, dense, latency) if isinstance(pick, Mapping) else []
+
+    @property
+    def _apart(self) -> dict[str, float]:
+        """What fractions do not refer to: the cost of networks that nobody trains, per sample."""
+        costs = self.surgery.untrained_costs
+        return {"macs": costs["macs"] / self.samples, "params": float(costs["params"])}
 
     def _limits(
         self,
@@ -167,7 +189,15 @@ class Survey:
     ) -> list[Budget]:
         """A user's budget as limits, none above what the network costs as it is."""
         full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
-        limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
+        limits = budgets_for(
+            budget,
+            self.surgery.cost,
+            full,
+            self.samples,
+            latency,
+            dense=dense,
+            apart=self._apart,
+        )
         return [replace(one, limit=min(one.limit, one.cost_of(full))) for one in limits]
 
 
