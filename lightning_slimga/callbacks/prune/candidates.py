@@ -16,6 +16,7 @@ from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
 from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.survey import Survey
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.running.recalibration import recalibrate
 from lightning_slimga.running.torch_settings import untuned
 from lightning_slimga.search.racing import Race
@@ -146,6 +147,7 @@ class CandidateEvaluation:
             plan = surgery.plan(mask) if followers else None
             for one in followers:
                 assert plan is not None
+                stack.enter_context(kept_buffers(one.module))
                 stack.enter_context(swapped_in(plan.within(one.student), one.module))
             yield
 

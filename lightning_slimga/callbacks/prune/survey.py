@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.callbacks.prune.twins import Follower, trained_parameters
 from lightning_slimga.cost.budget import budgets_for, share_of
 from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.channels_last import runs_channels_last
@@ -89,15 +91,18 @@ class Survey:
             limit_batches=settings.fitness_batches,
             shuffled=settings.racing,
         )
-        dense = evaluator()
-        noise = _measured_noise(evaluator, dense, settings.monitor)
-        training, evaluating, moved = _recorded(trainer, pl_module, settings)
+        followers = copies.followers(trainer)
+        with ExitStack() as stack:
+            for one in followers:  # what is no part of the module nobody else looks after
+                stack.enter_context(kept_buffers(one.module))
+            dense = evaluator()
+            noise = _measured_noise(evaluator, dense, settings.monitor)
+            training, evaluating, moved = _recorded(trainer, pl_module, settings)
         small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
         small, samples = share_calls(trainer, small), broadcast(trainer, samples)
         in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
         in_training = share_calls(trainer, in_training)
         trained = None if settings.prune_untrained else trained_parameters(trainer, pl_module)
-        followers = copies.followers(trainer)
         surgery = ChannelSurgery(
             pl_module,
             small,
