@@ -117,6 +117,13 @@ class Hides(Teaches):
         return self.hidden[0]
 
 
+class HidesInATuple(Teaches):
+    def make(self) -> None:
+        self.hidden = (copy.deepcopy(self.body).eval(),)
+
+    copied = Hides.copied
+
+
 class Helper:
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model)
@@ -136,7 +143,9 @@ class Helps(Teaches):
 INSIDE = {Teaches: "average.", TrainsOnly: "average.", Averages: "average.module."}
 
 
-@pytest.mark.parametrize("kind", [Teaches, TrainsOnly, Averages, Starts, Hides, Helps])
+@pytest.mark.parametrize(
+    "kind", [Teaches, TrainsOnly, Averages, Starts, Hides, HidesInATuple, Helps]
+)
 def test_a_copy_loses_what_its_original_loses(kind: Any, caplog: Any) -> None:
     module, callback = kind(), prune()
     with caplog.at_level("INFO"):

@@ -212,10 +212,15 @@ def _walk(where: str, value: Any, seen: set[int], depth: int) -> Iterator[tuple[
 
 
 def _items(value: Any) -> list[tuple[Any, Any]]:
-    """What an object holds, by name or number; nothing of libraries' objects."""
+    """What an object holds, by name or number; nothing of libraries' objects.
+
+    Of tuples, which are records of what has been, the modules alone: such are hidden in them.
+    """
     if isinstance(value, dict):
         return list(value.items())
-    if isinstance(value, (list, tuple, set, deque)):
+    if isinstance(value, tuple):
+        return [(i, item) for i, item in enumerate(value) if isinstance(item, nn.Module)]
+    if isinstance(value, (list, set, deque)):
         return list(enumerate(value))
     foreign = f"{type(value).__module__}.".startswith(_FOREIGN)
     attributes = {} if foreign else getattr(value, "__dict__", {})
@@ -228,7 +233,7 @@ def _is_ours(callback: Any) -> bool:
 
 def _tensors_of(held: Any) -> dict[Any, Tensor]:
     """The tensors of a container that holds nothing else."""
-    if not isinstance(held, (dict, list, tuple)):
+    if not isinstance(held, (dict, list)):
         return {}
     items = dict(_items(held))
     return items if all(isinstance(item, Tensor) for item in items.values()) else {}
