@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from lightning_slimga.graph.exclusions import matching
+from lightning_slimga.graph.twins import Pair, inside, structure
 
 REFUSED: Any = object()
 """What a rule makes of a value that it does not take."""
@@ -153,9 +155,23 @@ def _path(value: Any) -> Any:
     return path if isinstance(path, str) and path else REFUSED
 
 
+def _pairs(value: Any) -> Any:
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        return REFUSED
+    found = tuple(value)
+    good = all(isinstance(pair, (list, tuple)) and _is_pair(pair) for pair in found)
+    return tuple((first, copy) for first, copy in found) if good else REFUSED
+
+
+def _is_pair(pair: Any) -> bool:
+    return len(pair) == 2 and all(isinstance(name, str) and name for name in pair)
+
+
 FLAG = Rule("True or False", lambda v: bool(v) if isinstance(v, (bool, np.bool_)) else REFUSED)
 PATTERNS = Rule('a list of patterns of module names, such as ["head.*"]', _patterns)
+NAMES = Rule("a list of names of parameters", _patterns)
 PATH = Rule("the path of a file", _path)
+TWINS = Rule('a list of pairs of module names, such as [("student", "teacher")]', _pairs)
 AMOUNT = number("a finite number >= 0", lambda value: 0 <= value < math.inf)
 POSITIVE = number("a positive number", lambda value: 0 < value < math.inf)
 
@@ -187,3 +203,31 @@ def check_patterns(model: nn.Module, patterns: Iterable[str], argument: str = "i
                 f"Expected argument `{argument}` to hold patterns of module names, but {pattern!r}"
                 f" matches none of {', '.join(filter(None, names))[:500]}."
             )
+
+
+def check_twins(model: nn.Module, twins: Any) -> tuple[Pair, ...]:
+    """Refuse pairs of modules that cannot keep the same channels, before anything runs.
+
+    Args:
+        model: the network.
+        twins: pairs of names of a module and its copy; of an ``AveragedModel`` the module in it is
+            meant.
+
+    Returns:
+        The pairs, by the names of the modules that are meant.
+
+    Raises:
+        ValueError: naming the pair, and what is wrong with it.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found = []
+    for pair in TWINS.check("twins", twins):
+        for name in pair:
+            expect(name in modules, "twins", "pairs of names of modules", name)
+        first, copy = (f"{n}.module" if isinstance(modules[n], AveragedModel) else n for n in pair)
+        apart = not inside(first, copy) and not inside(copy, first)
+        alike = structure(modules[first]) == structure(modules[copy])
+        expected = "pairs of two modules whose parameters have the same names and shapes"
+        expect(apart and alike, "twins", expected, pair)
+        found.append((first, copy))
+    return tuple(found)

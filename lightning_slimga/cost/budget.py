@@ -73,6 +73,7 @@ def budgets_for(
     latency: Callable[[npt.NDArray[np.int64]], Any] | None = None,
     *,
     dense: Mapping[str, float] = MappingProxyType({}),
+    apart: Mapping[str, float] = MappingProxyType({}),
 ) -> list[Budget]:
     """The limits of one network.
 
@@ -84,6 +85,7 @@ def budgets_for(
         latency: milliseconds of networks with the given channels, (population, layers) ->
             (population,); needed for a limit on it.
         dense: what fractions refer to, by name; the full network's cost where it is missing.
+        apart: the part of it that fractions do not refer to, by name, and that always stays.
 
     Returns:
         Limits for a :class:`~lightning_slimga.search.SearchSpace`, in the unit that the user
@@ -107,5 +109,11 @@ def budgets_for(
             limits.append(Budget(name, float(limit), latency))
             continue
         full = dense.get(name, float(formulas[name](counts[None])[0]))
-        limits.append(Budget(name, limit * full if limit <= 1 else float(limit), formulas[name]))
+        limit = share_of(full, limit, apart.get(name, 0.0)) if limit <= 1 else float(limit)
+        limits.append(Budget(name, limit, formulas[name]))
     return limits
+
+
+def share_of(full: float, share: float, apart: float) -> float:
+    """A share of what a network costs, apart from a part that always stays."""
+    return share * (full - apart) + apart

@@ -7,7 +7,7 @@ accuracy after fine-tuning 0.8 with, -0.05 without).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,10 +22,16 @@ Average = Callable[[Sequence[Tensor], Sequence[int]], None]
 """Replaces tensors, in place, by their mean over all processes, given their weights in this one."""
 
 
-def recalibrate(model: nn.Module, calls: Sequence[Call], average: Average | None = None) -> None:
+def recalibrate(
+    model: nn.Module,
+    calls: Sequence[Call],
+    average: Average | None = None,
+    *,
+    only: Collection[str] | None = None,
+) -> None:
     """Replace running statistics by the cumulative average over some training batches.
 
-    Only layers with running statistics are in training mode meanwhile, so dropout is off.
+    Only the layers whose statistics are taken are in training mode meanwhile, so dropout is off.
     Training flags and momenta are as before afterwards; no gradients are recorded. Layers that no
     call reaches keep their statistics.
 
@@ -34,16 +40,44 @@ def recalibrate(model: nn.Module, calls: Sequence[Call], average: Average | None
         calls: forward calls on training batches; without any, nothing happens.
         average: averages the statistics over the processes that train the network together, each
             of which makes the calls for its own batches.
+        only: names of the layers whose statistics are taken, as :func:`moved_statistics` and
+            :func:`moving_statistics` find them; None takes those of all. The others keep theirs,
+            and compute with them.
     """
-    layers: list[Any] = [module for module in model.modules() if _averages(module)]
+    layers = _averaged(model)
+    taken = [layer for name, layer in layers.items() if only is None or name in only]
     if not layers or not (calls or average):
         return
-    with _averaging(model, layers) as times, torch.no_grad(), eager():
+    with _averaging(model, taken) as times, torch.no_grad(), eager():
         for call in calls:
             call.run(model)
-    if average is not None:
-        statistics = [s for layer in layers for s in (layer.running_mean, layer.running_var)]
-        average(statistics, [times[layer] for layer in layers for _ in ("mean", "variance")])
+    if average is not None:  # of all layers: other processes may take those of others
+        statistics = [s for x in layers.values() for s in (x.running_mean, x.running_var)]
+        average(statistics, [times.get(x, 0) for x in layers.values() for _ in ("mean", "var")])
+
+
+@contextmanager
+def moved_statistics(model: nn.Module) -> Iterator[set[str]]:
+    """Find the layers whose running statistics change inside the block.
+
+    Who keeps a backbone or a teacher in evaluation mode, wherever that is done, wants them to stay.
+
+    Yields:
+        A set that holds the names of these layers after the block.
+    """
+    layers = _averaged(model)
+    before = {n: (x.running_mean.clone(), x.running_var.clone()) for n, x in layers.items()}
+    moved: set[str] = set()
+    yield moved
+    for name, (mean, variance) in before.items():
+        now = layers[name]
+        if not (torch.equal(now.running_mean, mean) and torch.equal(now.running_var, variance)):
+            moved.add(name)
+
+
+def moving_statistics(model: nn.Module) -> set[str]:
+    """Names of the layers whose running statistics would change in the modes they have now."""
+    return {name for name, x in _averaged(model).items() if x.training and x.momentum != 0}
 
 
 @contextmanager
@@ -87,6 +121,11 @@ def _averaging(model: nn.Module, layers: Sequence[Any]) -> Iterator[dict[Any, in
 def has_statistics(module: nn.Module) -> bool:
     """Whether a module normalises by running statistics."""
     return isinstance(getattr(module, "running_mean", None), Tensor)
+
+
+def _averaged(model: nn.Module) -> dict[str, Any]:
+    """The layers with such statistics, by name."""
+    return {name: module for name, module in model.named_modules() if _averages(module)}
 
 
 def _averages(module: nn.Module) -> bool:

@@ -10,11 +10,24 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from lightning_slimga.arguments import SURGERY, check_patterns, checked, expect
+from lightning_slimga.arguments import (
+    NAMES,
+    SURGERY,
+    check_patterns,
+    check_twins,
+    checked,
+    expect,
+)
 from lightning_slimga.graph.cost import Cost
-from lightning_slimga.graph.exclusions import keep_matching, keep_unscaled
+from lightning_slimga.graph.exclusions import (
+    keep_matching,
+    keep_unscaled,
+    keep_untrained,
+    untrained_modules,
+)
 from lightning_slimga.graph.labels import NOTHING
 from lightning_slimga.graph.layers import Layer, build_channel_graph
+from lightning_slimga.graph.twins import inside, tie_twins
 from lightning_slimga.running.calls import calls_from_example
 from lightning_slimga.running.garbage import rare_collection
 from lightning_slimga.running.model_state import kept_buffers
@@ -57,12 +70,18 @@ class ChannelSurgery:
         min_channels: fewest channels that a layer keeps (all, where it has no more).
         round_to: layers keep a multiple of so many channels, or all; a layer smaller than this
             stays whole.
+        twins: ``(module, copy)`` names of modules that must keep the same channels, such as a
+            network and its moving average; their parameters have the same names and shapes. The
+            inputs need not reach the copy.
+        trained: names of the parameters that are trained: channels that none of them makes stay.
+            None: all.
 
     Attributes:
         layers: the prunable layers; each has ``name``, ``slice`` (its bits of the mask),
             ``tensors`` and ``gamma``.
         frozen: ``(tensor, dimension, channels, reason)`` of what cannot go.
         cost: MACs and parameters as formulas over kept channels per layer.
+        twins: the pairs, by the names of the modules that hold the parameters.
         widths: ``min_channels`` and ``round_to``; masks that do not keep to them are refused.
 
     Example:
@@ -85,8 +104,8 @@ class ChannelSurgery:
     Raises:
         TypeError: when ``example_inputs`` is missing, or ``model`` is of a kind whose sizes are
             fixed elsewhere (TorchScript, torch.export, a distributed wrapper).
-        ValueError: when a pattern of ``ignore`` matches no module, another option is not what it
-            may be, or ``model`` has no values yet.
+        ValueError: when a pattern of ``ignore`` matches no module, ``twins`` differ, another option
+            is not what it may be, or ``model`` has no values yet.
     """
 
     @rare_collection()
@@ -101,17 +120,24 @@ class ChannelSurgery:
         allow_approximate: bool = False,
         min_channels: int = 1,
         round_to: int = 1,
+        twins: Iterable[tuple[str, str]] = (),
+        trained: Iterable[str] | None = None,
     ) -> None:
         check_model(model)
         self.widths = Widths(min_channels, round_to)
         switches = {"only_scaled": only_scaled, "allow_approximate": allow_approximate}
         given = checked(SURGERY, ignore=ignore, **switches)
         check_patterns(model, given["ignore"])
+        self.twins = check_twins(model, twins)
+        self._trained = None if trained is None else _parameters_named(model, trained)
         self.model = model
         self.calls = calls_from_example(example_inputs)
         training = self.calls if training_inputs is None else calls_from_example(training_inputs)
         analysis = analyse(model, self.calls, training, approximate=given["allow_approximate"])
+        tie_twins(analysis.trace, self.twins)
         keep_matching(analysis.trace, given["ignore"])
+        if self._trained is not None:
+            keep_untrained(analysis.trace, self._trained)
         self._proof = Proof(model, self.calls, training, analysis)
         self._graph = self._proof.settle()
         if given["only_scaled"]:
@@ -139,6 +165,28 @@ class ChannelSurgery:
     def cost(self) -> Cost:
         """MACs and parameters over kept channels per layer."""
         return self._graph.cost
+
+    @property
+    def untrained(self) -> list[str]:
+        """The outermost modules that keep their channels because nobody trains them."""
+        if self._trained is None:
+            return []
+        return untrained_modules(self._analysis.trace, self._graph, self._trained)
+
+    @property
+    def untrained_costs(self) -> dict[str, int]:
+        """``macs`` and ``params`` within :attr:`untrained` modules, where nothing can go."""
+        touched = {m for n, _ in self._graph.bits for m, _ in self._slots[n].places}
+        whole = self.untrained
+        full = self._graph.full_counts[None]
+        return {
+            name: sum(
+                cost
+                for module, cost in formula.by_module(full).items()
+                if module not in touched and any(inside(module, one) for one in whole)
+            )
+            for name, formula in (("macs", self.cost.macs), ("params", self.cost.params))
+        }
 
     def writes(self, tensor: str, dim: int) -> bool:
         """Whether channels along a dimension of a tensor are those that it makes (or scales)."""
@@ -328,6 +376,7 @@ class ChannelSurgery:
                 "in training mode the example inputs could not be run, so what only training uses"
                 f" was not seen ({self._analysis.training_error})"
             )
+        notes += [f"{copy} keeps the channels that {first} keeps" for first, copy in self.twins]
         if trace.uncounted:
             ops = ", ".join(name.replace("::", ".") for name in sorted(trace.uncounted))
             notes.append(f"MACs leave out {ops}, which torch's counter has no formula for")
@@ -352,3 +401,13 @@ class ChannelSurgery:
 
     def __str__(self) -> str:
         return describe(self.report())
+
+
+def _parameters_named(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
+    """Names as they are known here: of a tensor that stands in several places the first."""
+    given = NAMES.check("trained", names)
+    first = {id(p): name for name, p in reversed(list(model.named_parameters()))}
+    known = {n: first[id(p)] for n, p in model.named_parameters(remove_duplicate=False)}
+    unknown = [name for name in given if name not in known]
+    expect(not unknown, "trained", "names of parameters of the model", unknown)
+    return frozenset(known[name] for name in given)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_slimga.graph.tensors import modules_of, tensor_at
+from lightning_slimga.graph.twins import inside, moved
 from lightning_slimga.surgery.attention import settle_attention
 from lightning_slimga.surgery.exchange import exchanged, parameter_like
 from lightning_slimga.surgery.optimizer_state import (
@@ -185,6 +186,27 @@ class PruningPlan:
             numbers[module, name] = first, new
         attributes = tuple((*place, *values) for place, values in numbers.items())
         return PruningPlan(tensors, attributes, _summary(self.summary, other.summary))
+
+    def within(self, module: str) -> PruningPlan:
+        """The part of the plan that concerns a sub-module, with names that start from there.
+
+        It cuts a copy that somebody keeps of the sub-module: ``plan.within("net").apply(copy)``.
+
+        Args:
+            module: its name; ``""`` is the whole model.
+        """
+        tensors = {}
+        for cut in self.tensors.values():
+            places = tuple((moved(m, module, ""), a) for m, a in cut.places if inside(m, module))
+            if places:
+                name = ".".join(filter(None, places[0]))
+                tensors[name] = replace(cut, places=places)
+        attributes = tuple(
+            (moved(row[0], module, ""), *row[1:])
+            for row in self.attributes
+            if inside(row[0], module)
+        )
+        return PruningPlan(tensors, attributes, self.summary if not module else {})
 
     def state_dict(self) -> dict[str, Any]:
         """The plan as plain data (``torch.load(weights_only=True)`` accepts it)."""

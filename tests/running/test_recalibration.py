@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from lightning_slimga.running.calls import Call, examples_of
 from lightning_slimga.running.model_state import kept_buffers
-from lightning_slimga.running.recalibration import recalibrate
+from lightning_slimga.running.recalibration import (
+    moved_statistics,
+    moving_statistics,
+    recalibrate,
+)
 from tests.networks.checks import Ops
 
 
@@ -102,6 +106,39 @@ def test_average_gets_the_statistics_and_how_often_they_were_taken() -> None:
     assert net.batch.running_mean.tolist() == net.instance.running_var.tolist() == [9.0] * 3
     recalibrate(net, [], average)  # a rank without data must take part all the same
     assert seen[1] == [0, 0, 0, 0, 0, 0]
+
+
+def test_others_than_those_named_keep_theirs_and_compute_with_them() -> None:
+    net, batches = Net(), inputs()
+    recalibrate(net, calls(batches), only={"instance"})
+    assert net.flags == [False, False, False, True]
+    assert net.batch.running_mean.tolist() == [5.0] * 3
+    normalised = [(x - 5) / (7 + net.batch.eps) ** 0.5 for x in batches]
+    mean = torch.stack([channels(x).mean(1) for x in normalised]).mean(0)
+    torch.testing.assert_close(net.instance.running_mean, mean)
+
+
+def test_all_layers_take_part_in_an_average_over_processes() -> None:
+    """Each process names its own: what all of them hand in must be of one shape."""
+    weights: list[list[int]] = []
+    for only in ({"instance"}, {"batch"}, set()):
+        recalibrate(Net(), calls(inputs(2)), lambda _, w: weights.append(list(w)), only=only)
+    assert weights == [[0, 0, 2, 2, 0, 0], [2, 2, 0, 0, 0, 0], [0] * 6]
+
+
+def test_layers_whose_statistics_move_are_found() -> None:
+    net = Net().train()
+    net.batch.eval()
+    assert moving_statistics(net) == {"instance", "unused"}
+    net.instance.momentum = 0.0
+    assert moving_statistics(net) == {"unused"}
+    with moved_statistics(net) as moved:
+        net(inputs()[0])
+    assert moved == set()
+    net.batch.train()
+    with moved_statistics(net) as moved:
+        net(inputs()[0])
+    assert moved == {"batch"}
 
 
 @pytest.mark.parametrize("error", [None, ZeroDivisionError])

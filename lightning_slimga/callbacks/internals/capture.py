@@ -24,13 +24,19 @@ from lightning_slimga.callbacks.internals.batches import (
 )
 from lightning_slimga.callbacks.internals.quiet import in_stage, muted
 from lightning_slimga.running.calls import Call
+from lightning_slimga.running.recalibration import moved_statistics, moving_statistics
 from lightning_slimga.running.swapped import swapped
 
 _STAGES = {"training_step": "train", "validation_step": "validate"}
 
 
 def capture_calls(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, batches: Sequence[Any], *, training: bool
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    batches: Sequence[Any],
+    *,
+    training: bool,
+    moved: set[str] | None = None,
 ) -> list[Call]:
     """Record the outermost module calls that the user's step makes on each batch.
 
@@ -51,6 +57,8 @@ def capture_calls(
         pl_module: the LightningModule of that fit.
         batches: training batches on the device.
         training: record what training does, rather than what validation does.
+        moved: gets the names of the layers whose running statistics the step changes; where
+            `training_step` cannot be run, of those that are in training mode now.
 
     Returns:
         The calls, in order; their tensors are detached copies.
@@ -62,7 +70,7 @@ def capture_calls(
     attempts = _attempts(trainer, pl_module, training)
     for step, data in attempts[:-1]:
         try:
-            return _record(trainer, pl_module, step, given[data](), evaluating=not training)
+            return _record(trainer, pl_module, step, given[data](), moved, evaluating=not training)
         except Exception as error:  # whatever user code raises on what it does not expect
             rank_zero_warn(
                 f"`{step}` cannot be run without gradients on a {data} batch"
@@ -70,7 +78,7 @@ def capture_calls(
                 " `validation_step` calls on others."
             )
     step, data = attempts[-1]
-    return _record(trainer, pl_module, step, given[data](), evaluating=not training)
+    return _record(trainer, pl_module, step, given[data](), moved, evaluating=not training)
 
 
 def _attempts(
@@ -92,10 +100,12 @@ def _record(
     pl_module: pl.LightningModule,
     step: str,
     triples: Sequence[Triple],
+    moved: set[str] | None,
     *,
     evaluating: bool,
 ) -> list[Call]:
     calls: list[Call] = []
+    in_training_mode = moving_statistics(pl_module)
     device = trainer.strategy.root_device.type
     with ExitStack() as stack:
         stack.enter_context(muted(trainer))
@@ -109,8 +119,11 @@ def _record(
         if evaluating:
             pl_module.on_validation_model_eval()
         stack.enter_context(_recorded(pl_module, calls))
+        changed = stack.enter_context(moved_statistics(pl_module))
         for triple in triples:
             _run_step(trainer, pl_module, step, triple)
+    if moved is not None:
+        moved |= changed if step == "training_step" else in_training_mode
     return calls
 
 

@@ -4,6 +4,7 @@
 - ``schedule``: after which epochs, and under which budgets. ``rounds``: whether one is due, and
   what the earlier ones have cut. ``run``: one pruning, step by step. ``result``: what is left.
 - ``survey``: what must be known before a search. ``candidates``: measures masks.
+- ``twins``: finds copies that training keeps in step. ``copies``: what a fit knows of them.
 - ``front_choice``: picks from a front. ``latency_limit``: holds a limit in milliseconds.
 - ``search_file``: keeps the state of a search on disk. ``deferred_signals``: signals that wait.
 - ``finetune_rate``: the learning rate after surgery.

@@ -19,6 +19,7 @@ from lightning_slimga.callbacks.internals import (
     remove_checkpoint_hooks,
     require_validation,
 )
+from lightning_slimga.callbacks.prune.copies import Copies
 from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.finetune_rate import FinetuneRate, RatePolicy
 from lightning_slimga.callbacks.prune.rounds import Rounds
@@ -38,7 +39,8 @@ class GeneticPruneCallback(pl.Callback):
     When `prune_epoch` epochs are complete, and before the first batch of the next, a genetic
     algorithm searches masks over the removable channels. Fitness is the module's own validation,
     run on the shrunk candidate without side effects. The winner is cut out of the LightningModule
-    and its optimizers; training continues with what is left.
+    and its optimizers; training continues with what is left. Callbacks and the LightningModule that
+    have a method `on_surgery(trainer, pl_module, plan)` hear of it right after.
 
     The method follows patent CN111105035A and Wang et al., "Network pruning using sparse learning
     and genetic algorithm", Neurocomputing 404, 2020; encoding, operators and evaluation factor are
@@ -91,6 +93,14 @@ class GeneticPruneCallback(pl.Callback):
             schedules, anew after surgery: scores of the dense network no longer count.
         finetune_lr: learning rate after surgery: "keep" what the schedule says; "rewarm", rising to
             that within the first epoch; or "restart" the schedule, which is run a second time.
+        twins: copies that must lose what their originals lose, such as a mean teacher, a key
+            encoder or an average of weights. "auto" finds them: modules that nobody trains, of the
+            structure and about the weights of one that is trained, in the LightningModule or in a
+            plain attribute of it or of a callback. A list of pairs [("student", "teacher")] names
+            those in the module; False leaves all copies to themselves.
+        prune_untrained: also let channels go that no trained parameter makes (a frozen backbone, a
+            teacher, a network in a loss); otherwise they stay, and fractions in `budget` leave out
+            what these networks cost.
         seed: seed of the search; the fit's own random numbers are not touched.
         report: write tables and plots to a folder beside the run's logs.
         toolbox: a DEAP toolbox whose `select`, `mate` or `mutate` take the place of ours; how they
@@ -125,6 +135,8 @@ class GeneticPruneCallback(pl.Callback):
         evaluation_factor: bool = True,
         reset_monitors: bool = True,
         finetune_lr: RatePolicy = "keep",
+        twins: Literal["auto", False] | list[tuple[str, str]] = "auto",
+        prune_untrained: bool = False,
         seed: int = 0,
         report: bool = True,
         toolbox: base.Toolbox | None = None,
@@ -158,7 +170,10 @@ class GeneticPruneCallback(pl.Callback):
             max_drop=max_drop,
             front=front,  # type: ignore[arg-type]
             toolbox=toolbox,
+            twins=twins,  # type: ignore[arg-type]
+            prune_untrained=prune_untrained,
         )
+        self._copies = Copies(self.settings.twins, self.settings.ignore)
         self._schedule.check_choice(self.settings)
         self.monitor, self.mode, self.prune_epochs = monitor, mode, self._schedule.epochs
         self.prune_epoch = self.prune_epochs[0]
@@ -218,7 +233,8 @@ class GeneticPruneCallback(pl.Callback):
             self._rate = FinetuneRate(self._rate.policy)
             if not self._rounds.belong_to(pl_module):
                 self._rounds, self._front = Rounds(self._schedule), None
-        install_checkpoint_hooks(pl_module, on_load=self._rounds.shrink, on_save=self._add_plans)
+                self._copies = Copies(self.settings.twins, self.settings.ignore)
+        install_checkpoint_hooks(pl_module, on_load=self._shrink, on_save=self._add_plans)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what can only fail later; what was restored says whether a search is to come."""
@@ -226,6 +242,7 @@ class GeneticPruneCallback(pl.Callback):
             check_optimizers(trainer.optimizers)
             require_validation(trainer, pl_module)
             check_patterns(pl_module, self.settings.ignore)
+            self._copies.check(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the learning rates."""
@@ -239,6 +256,8 @@ class GeneticPruneCallback(pl.Callback):
         The only moment at which the dense epoch's checkpoint is right and an interrupted search
         resumes exactly.
         """
+        if not self._rounds.finished:
+            self._copies.look(trainer)
         if batch_idx == 0 and self._rounds.is_due(trainer.current_epoch):
             try:
                 self._prune(trainer, pl_module)
@@ -249,7 +268,13 @@ class GeneticPruneCallback(pl.Callback):
     def _prune(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with DeferredSignals() as signals:
             run = PruningRun(
-                trainer, pl_module, self.settings, self._rounds.current, self._search_state, signals
+                trainer,
+                pl_module,
+                self.settings,
+                self._rounds.current,
+                self._search_state,
+                signals,
+                self._copies,
             )
             self._run, complete = run, False
             try:
@@ -259,9 +284,9 @@ class GeneticPruneCallback(pl.Callback):
                 self._take_over(run, complete=complete)
             if cut is not None:
                 self._rate.after_surgery(trainer)
-                for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                    if hasattr(callback, "on_surgery"):
-                        callback.on_surgery(trainer, pl_module, run.result.plan)
+                for one in (*trainer.callbacks, pl_module):  # type: ignore[attr-defined]
+                    if hasattr(one, "on_surgery"):
+                        one.on_surgery(trainer, pl_module, run.result.plan)
                 run.report(cut)
 
     def _take_over(self, run: PruningRun, *, complete: bool) -> None:
@@ -270,6 +295,12 @@ class GeneticPruneCallback(pl.Callback):
         self._rounds.take_over(run.module, run.result, complete=complete)
         ended = self._rounds.done > before
         self._search_state, self._run = None if ended else run.search_state, None
+
+    def _shrink(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        plans = self._rounds.plans_for(pl_module, checkpoint)
+        if plans:
+            self._copies.shrink(pl_module.trainer, plans)
+            self._rounds.shrink(pl_module, plans)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tidy up, and say so when the fit ended too early for a search."""
@@ -297,11 +328,13 @@ class GeneticPruneCallback(pl.Callback):
             "front": self._front and self._front.state_dict(),
             "search": self._run.search_state if self._run else self._search_state,
             "rate": self._rate.state_dict(),
+            "twins": self._copies.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where the checkpoint stands."""
         self._rounds.load_state_dict(state_dict["rounds"])
+        self._copies.load_state_dict(state_dict["twins"])
         front = state_dict["front"]
         self._front = front and Front.from_state_dict(front)
         self._search_state = state_dict["search"]

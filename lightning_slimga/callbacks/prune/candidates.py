@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +16,12 @@ from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
 from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.survey import Survey
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.running.recalibration import recalibrate
 from lightning_slimga.running.torch_settings import untuned
 from lightning_slimga.search.racing import Race
 from lightning_slimga.surgery.channels_last import channels_last
-from lightning_slimga.surgery.masking import Mask
+from lightning_slimga.surgery.masking import Mask, swapped_in
 
 
 class CandidateEvaluation:
@@ -134,7 +136,23 @@ class CandidateEvaluation:
     def recalibrate(self) -> None:
         """Give the module, as it is, its batch-norm statistics for good."""
         with self._trainer.precision_plugin.forward_context():
-            recalibrate(self._module, self._calls, self._average)
+            self._recalibrate()
+
+    @contextmanager
+    def _shrunk(self, mask: Mask) -> Iterator[None]:
+        """The network and the copies that follow it, cut for a while."""
+        surgery, followers = self._survey.surgery, self._survey.followers
+        with ExitStack() as stack:
+            stack.enter_context(surgery.shrunk(mask))
+            plan = surgery.plan(mask) if followers else None
+            for one in followers:
+                assert plan is not None
+                stack.enter_context(kept_buffers(one.module))
+                stack.enter_context(swapped_in(plan.within(one.student), one.module))
+            yield
+
+    def _recalibrate(self) -> None:
+        recalibrate(self._module, self._calls, self._average, only=self._survey.moved)
 
     def _measure(
         self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
@@ -146,8 +164,8 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
-        with self._survey.surgery.shrunk(mask), layout, forward, untuned(), context:
-            recalibrate(self._module, self._calls, self._average)  # until the buffers come back
+        with self._shrunk(mask), layout, forward, untuned(), context:
+            self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
             self._warned_nan = True

@@ -127,8 +127,10 @@ class Rounds:
             " early stopping from ending it before."
         )
 
-    def shrink(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Bring a full-size module to a checkpoint's size before its weights are loaded.
+    def plans_for(
+        self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> list[PruningPlan]:
+        """Return the plans that a checkpoint's network has been through, none for a dense one.
 
         Raises:
             ValueError: when the module is smaller than the checkpoint.
@@ -140,11 +142,14 @@ class Rounds:
                 f"The checkpoint is {kind}, but this {type(pl_module).__name__} has been pruned."
                 " Load it into a freshly built module."
             )
-        if plans:
-            for model in (pl_module, *averaged_models(pl_module.trainer)):
-                apply_plans(model, plans)
-            self.plans, self.plan = plans, composed(plans)
-            rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
+        return plans
+
+    def shrink(self, pl_module: pl.LightningModule, plans: list[PruningPlan]) -> None:
+        """Bring a full-size module to a checkpoint's size before its weights are loaded."""
+        for model in (pl_module, *averaged_models(pl_module.trainer)):
+            apply_plans(model, plans)
+        self.plans, self.plan = plans, composed(plans)
+        rank_zero_info(f"The checkpoint is pruned: {type(pl_module).__name__} was shrunk.")
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain data; the plans stand in the checkpoint already."""

@@ -25,6 +25,7 @@ from lightning_slimga.callbacks.internals import (
 )
 from lightning_slimga.callbacks.prune.announcer import Announcer, BeforeSurgery
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
+from lightning_slimga.callbacks.prune.copies import Copies
 from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.front_choice import FrontChoice
 from lightning_slimga.callbacks.prune.latency_limit import LatencyLimit
@@ -86,6 +87,7 @@ class PruningRun:
         state: what `search_state` was when a search was interrupted, or None.
         signals: signals that wait; they are delivered between validation batches, or with several
             processes between candidates.
+        copies: what is cut along.
 
     Attributes:
         full_state: the module's ``state_dict`` before the search. Checkpoints that a signal handler
@@ -100,6 +102,7 @@ class PruningRun:
         this_round: Round,
         state: dict[str, Any] | None,
         signals: DeferredSignals,
+        copies: Copies,
     ) -> None:
         self.trainer = trainer
         self.module = pl_module
@@ -108,7 +111,7 @@ class PruningRun:
         self.result = PruningResult()
         self.full_state = own_state(pl_module)
         self._file = SearchFile(trainer, pl_module, f"{self.settings.searched} {this_round.dense}")
-        self._signals = signals
+        self._signals, self._copies = signals, copies
         self._announcer = Announcer(trainer, self.settings, this_round)
         self._state: Callable[[], dict[str, Any] | None] = lambda: state
 
@@ -157,7 +160,7 @@ class PruningRun:
             rank_zero_warn(f"the pruning report could not be written: {error!r}")
 
     def _prepare(self) -> Ready:
-        survey = Survey.of(self.trainer, self.module, self.settings)
+        survey = Survey.of(self.trainer, self.module, self.settings, self._copies)
         self.result.fitness["dense"] = survey.dense
         candidates = CandidateEvaluation(
             self.trainer,
@@ -304,14 +307,15 @@ class PruningRun:
         """Surgery on everything that holds the network, then on with the fit."""
         trainer, surgery = self.trainer, ready.survey.surgery
         before = BeforeSurgery.of(self.module, surgery)
-        averaged = averaged_models(trainer)
         planned = surgery.plan(mask)
         require_agreement(trainer, "what to cut", planned.to_json())
-        for model in averaged:
-            planned.check(model)
+        along = [(model, planned) for model in averaged_models(trainer)]
+        along += [(one.module, planned.within(one.student)) for one in ready.survey.followers]
+        for model, part in along:
+            part.check(model)
         plan = surgery.apply(mask, optimizers=trainer.optimizers)
-        for model in averaged:
-            plan.apply(model)
+        for model, part in along:
+            part.apply(model)
         macs = [macs // ready.survey.samples for macs in plan.summary["macs"]]
         self.result.plan = replace(plan, summary={**plan.summary, "macs": macs})
         ready.candidates.recalibrate()

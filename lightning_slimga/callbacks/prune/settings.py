@@ -14,6 +14,7 @@ from lightning_slimga.arguments import (
     PATH,
     REFUSED,
     SURGERY,
+    TWINS,
     Rule,
     check_fields,
     expect,
@@ -59,6 +60,8 @@ class SearchSettings:
     pick: str | int | float | Mapping[str, int | float] | None = None
     max_drop: float | None = None
     front: str | None = None
+    twins: str | bool | tuple[tuple[str, str], ...] = "auto"
+    prune_untrained: bool = False
     toolbox: base.Toolbox | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +131,12 @@ def _take_toolbox(value: Any) -> Any:
     return value if value is None or mapped else REFUSED
 
 
+def _take_twins(value: Any) -> Any:
+    if value is False or (isinstance(value, str) and value == "auto"):
+        return value
+    return TWINS.take(value)
+
+
 RULES: Mapping[str, Rule] = {
     "monitor": text("a metric's name"),
     "mode": one_of("min", "max"),
@@ -151,6 +160,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "max_drop": optional(number("a number of at least 0", lambda drop: drop >= 0)),
     "front": optional(PATH),
+    "twins": Rule(f"'auto', False or {TWINS.expected}", _take_twins),
+    "prune_untrained": FLAG,
     "toolbox": Rule(
         "None or a `deap.base.Toolbox` with a `map` of its own left out (candidates run inside the"
         " fit, one after the other; `lightning_slimga.search.maximize` takes another `map`)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +21,12 @@ from lightning_slimga.callbacks.internals import (
     share_calls,
     training_batches,
 )
+from lightning_slimga.callbacks.prune.copies import Copies, tell
 from lightning_slimga.callbacks.prune.settings import SearchSettings
-from lightning_slimga.cost.budget import budgets_for
+from lightning_slimga.callbacks.prune.twins import Follower, trained_parameters
+from lightning_slimga.cost.budget import budgets_for, share_of
 from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
+from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.channels_last import runs_channels_last
@@ -41,8 +45,10 @@ class Survey:
         dense: its metric of the network as it is.
         noise: how far apart two of them are; 0 if validation is exact.
         training: calls of the training step, on a few batches.
+        moved: names of the layers whose running statistics that step changes.
         surgery: what can go.
         samples: samples in the example inputs of `surgery`.
+        followers: copies outside of the module, which are cut along.
         channels_last: names of the modules that may run in that memory format in evaluations.
     """
 
@@ -52,13 +58,19 @@ class Survey:
     dense: float
     noise: float
     training: Sequence[Call]
+    moved: frozenset[str]
     surgery: ChannelSurgery
     samples: int
+    followers: Sequence[Follower]
     channels_last: Sequence[str]
 
     @classmethod
     def of(
-        cls, trainer: pl.Trainer, pl_module: pl.LightningModule, settings: SearchSettings
+        cls,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        settings: SearchSettings,
+        copies: Copies,
     ) -> Survey:
         """Collect how the network is run, try evaluations, and analyse; every rank must do so.
 
@@ -66,6 +78,7 @@ class Survey:
             trainer: the Trainer, inside ``fit``.
             pl_module: its LightningModule.
             settings: the callback's arguments.
+            copies: what is cut along.
 
         Raises:
             MisconfigurationException: when no call of a module is seen, or no metric.
@@ -78,23 +91,43 @@ class Survey:
             limit_batches=settings.fitness_batches,
             shuffled=settings.racing,
         )
-        dense = evaluator()
-        noise = _measured_noise(evaluator, dense, settings.monitor)
-        training, evaluating = _recorded(trainer, pl_module, settings)
+        followers = copies.followers(trainer)
+        with ExitStack() as stack:
+            for one in followers:  # what is no part of the module nobody else looks after
+                stack.enter_context(kept_buffers(one.module))
+            dense = evaluator()
+            noise = _measured_noise(evaluator, dense, settings.monitor)
+            training, evaluating, moved = _recorded(trainer, pl_module, settings)
         small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
         small, samples = share_calls(trainer, small), broadcast(trainer, samples)
         in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
         in_training = share_calls(trainer, in_training)
+        trained = None if settings.prune_untrained else trained_parameters(trainer, pl_module)
         surgery = ChannelSurgery(
             pl_module,
             small,
             training_inputs=in_training,
+            twins=copies.pairs(trainer),
+            trained=trained,
             **{name: getattr(settings, name) for name in SURGERY},
         )
+        tell(surgery.twins, followers, surgery.untrained)
         calls = [*small, *in_training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
-        return cls(pl_module, settings, evaluator, dense, noise, training, surgery, samples, last)
+        return cls(
+            module=pl_module,
+            settings=settings,
+            evaluator=evaluator,
+            dense=dense,
+            noise=noise,
+            training=training,
+            moved=moved,
+            surgery=surgery,
+            samples=samples,
+            followers=followers,
+            channels_last=last,
+        )
 
     def space(
         self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None
@@ -143,8 +176,15 @@ class Survey:
         pick, first = self.settings.pick, space.budgets[0]
         if isinstance(pick, float):
             full = dense.get(first.name, first.cost_of(space.grid.size))
-            return [replace(first, limit=pick * full)]
+            limit = share_of(full, pick, self._apart.get(first.name, 0.0))
+            return [replace(first, limit=limit)]
         return self._limits(pick, dense, latency) if isinstance(pick, Mapping) else []
+
+    @property
+    def _apart(self) -> dict[str, float]:
+        """What fractions do not refer to: the cost of networks that nobody trains, per sample."""
+        costs = self.surgery.untrained_costs
+        return {"macs": costs["macs"] / self.samples, "params": float(costs["params"])}
 
     def _limits(
         self,
@@ -154,7 +194,15 @@ class Survey:
     ) -> list[Budget]:
         """A user's budget as limits, none above what the network costs as it is."""
         full = np.array([layer.num_channels for layer in self.surgery.layers], dtype=np.int64)
-        limits = budgets_for(budget, self.surgery.cost, full, self.samples, latency, dense=dense)
+        limits = budgets_for(
+            budget,
+            self.surgery.cost,
+            full,
+            self.samples,
+            latency,
+            dense=dense,
+            apart=self._apart,
+        )
         return [replace(one, limit=min(one.limit, one.cost_of(full))) for one in limits]
 
 
@@ -175,11 +223,12 @@ def _measured_noise(evaluator: FitnessEvaluator, dense: float, monitor: str) -> 
 
 def _recorded(
     trainer: pl.Trainer, pl_module: pl.LightningModule, settings: SearchSettings
-) -> tuple[list[Call], list[Call]]:
-    """The calls that training and validation make."""
+) -> tuple[list[Call], list[Call], frozenset[str]]:
+    """The calls that training and validation make, and whose statistics training changes."""
+    moved: set[str] = set()
     count = max(1, settings.recalibration_batches)
     batches = training_batches(trainer, pl_module, count, settings.seed)
-    training = capture_calls(trainer, pl_module, batches, training=True)
+    training = capture_calls(trainer, pl_module, batches, training=True, moved=moved)
     evaluating = capture_calls(trainer, pl_module, batches[:1], training=False) or training
     if not evaluating:
         raise MisconfigurationException(
@@ -187,4 +236,4 @@ def _recorded(
             " calls in `training_step` and `validation_step`, but neither calls a module with"
             " parameters (such as `self(x)` or `self.model(x)`)."
         )
-    return training, evaluating
+    return training, evaluating, frozenset(moved)

@@ -46,6 +46,9 @@ WRONG: dict[str, list[Any]] = {
     "reset_monitors": [None, "yes", 0],
     "finetune_lr": [None, "warm", True, 0.1, ["keep"]],
     "seed": [None, "a", -1, 1.5, True, NAN, 2**64],
+    "twins": [None, True, "ema", 3, {"net": "ema"}, ["net"], [("net",)], [("net", 3)],
+              [("net", "")], [("a", "b", "c")]],
+    "prune_untrained": [None, "yes", 0],
     "report": [None, "no", 1],
     "toolbox": [5, "mutate", {"mutate": max}, MAPPING, base.Toolbox],
 }  # fmt: skip
