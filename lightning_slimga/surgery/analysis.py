@@ -16,7 +16,7 @@ from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.tensors import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
-from lightning_slimga.running.calls import Call, run_all
+from lightning_slimga.running.calls import Call
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.recalibration import has_statistics
@@ -130,8 +130,12 @@ def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass
         The pass, with its ops and costs.
     """
     with Tracer(trace) as tracer:
-        outputs = run_all(model, calls)
-    seen = tracer.seen
+        seen, outputs = tracer.seen, []
+        for call in calls:
+            counted = len(seen.costs)
+            outputs.append(call.run(model))
+            if not call.counted:
+                del seen.costs[counted:]
     named: set[int] = set()
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "

@@ -176,7 +176,7 @@ def test_wrong_keys_and_types_are_named(
     ("option", "message"),
     [
         ("round_to=0", "`round_to` to be a whole number of at least 1, but got 0"),
-        ("budget.flops=0.5", "limit one of .*, but got 'flops'"),
+        ("budget.flops=0.5", "limits of some of .*, but got 'flops'"),
         ("budget.params=-1", r"`budget\['params'\]`"),
         ("population_size=1", "`population_size` to be a whole number of at least 2"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -96,6 +96,13 @@ class GeneticPruneCallback(pl.Callback):
         toolbox: a DEAP toolbox whose `select`, `mate` or `mutate` take the place of ours; how they
             are called says :mod:`lightning_slimga.search.breeding`. Children of any operator are
             repaired to the budget. A resumed fit needs the same toolbox.
+        example_calls: other ways in which the network is called than the steps show: a list of what
+            one call each receives (a Tensor, a tuple of arguments, a dict of keyword arguments, or
+            a :class:`~lightning_slimga.running.Call` of a part of it), or a function that takes the
+            LightningModule and returns such a list. They run in evaluation mode, and their MACs do
+            not count. A `predict_step` of yours is tried on validation batches without that.
+        samples_per_batch: samples in a validation batch, by which MACs are divided; needed where a
+            warning says so. None: they are counted.
     """
 
     def __init__(
@@ -128,6 +135,8 @@ class GeneticPruneCallback(pl.Callback):
         seed: int = 0,
         report: bool = True,
         toolbox: base.Toolbox | None = None,
+        example_calls: Sequence[Any] | Callable[[pl.LightningModule], Sequence[Any]] | None = None,
+        samples_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self._schedule = Schedule.of(prune_epoch, prune_epochs, budget)
@@ -158,6 +167,8 @@ class GeneticPruneCallback(pl.Callback):
             max_drop=max_drop,
             front=front,  # type: ignore[arg-type]
             toolbox=toolbox,
+            example_calls=example_calls,
+            samples_per_batch=samples_per_batch,
         )
         self._schedule.check_choice(self.settings)
         self.monitor, self.mode, self.prune_epochs = monitor, mode, self._schedule.epochs

@@ -60,6 +60,8 @@ class SearchSettings:
     max_drop: float | None = None
     front: str | None = None
     toolbox: base.Toolbox | None = field(default=None, repr=False, compare=False)
+    example_calls: Any = field(default=None, repr=False, compare=False)
+    samples_per_batch: int | None = None
 
     def __post_init__(self) -> None:
         """Check each argument by itself, then those that depend on each other."""
@@ -85,7 +87,8 @@ class SearchSettings:
     def told(self) -> dict[str, Any]:
         """What a report repeats, plain data: of a toolbox the operators that it replaces."""
         replaced = [name for name in ("select", "mate", "mutate") if hasattr(self.toolbox, name)]
-        return {**vars(self), "toolbox": replaced or None}
+        given = None if self.example_calls is None else "given"
+        return {**vars(self), "toolbox": replaced or None, "example_calls": given}
 
     @property
     def sign(self) -> float:
@@ -123,6 +126,12 @@ def _take_share_or_count(value: Any) -> Any:
     return None if value is None else found if inside else REFUSED
 
 
+def _take_examples(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    return list(value) if isinstance(value, (list, tuple)) and value else REFUSED
+
+
 def _take_toolbox(value: Any) -> Any:
     mapped = isinstance(value, base.Toolbox) and value.map.func is map
     return value if value is None or mapped else REFUSED
@@ -156,6 +165,12 @@ RULES: Mapping[str, Rule] = {
         " fit, one after the other; `lightning_slimga.search.maximize` takes another `map`)",
         _take_toolbox,
     ),
+    "example_calls": Rule(
+        "None, a list of what calls receive (each a Tensor, a tuple of arguments, a dict of keyword"
+        " arguments or a `Call`) or a function that takes the LightningModule and returns one",
+        _take_examples,
+    ),
+    "samples_per_batch": optional(whole(1)),
 }
 """What each argument may be, taken by itself; that of `budget` is
 :func:`~lightning_slimga.cost.budget.check_budget`."""

@@ -17,12 +17,12 @@ from lightning_slimga.callbacks.internals import (
     broadcast,
     capture_calls,
     share_buffers,
-    share_calls,
     training_batches,
 )
+from lightning_slimga.callbacks.prune.examples import ExampleFinder
 from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.cost.budget import budgets_for
-from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
+from lightning_slimga.running.calls import Call
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
 from lightning_slimga.surgery.channels_last import runs_channels_last
@@ -81,19 +81,17 @@ class Survey:
         dense = evaluator()
         noise = _measured_noise(evaluator, dense, settings.monitor)
         training, evaluating = _recorded(trainer, pl_module, settings)
-        small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
-        small, samples = share_calls(trainer, small), broadcast(trainer, samples)
-        in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
-        in_training = share_calls(trainer, in_training)
+        examples = ExampleFinder(trainer, pl_module, settings).find(training, evaluating)
         surgery = ChannelSurgery(
             pl_module,
-            small,
-            training_inputs=in_training,
+            examples.evaluating,
+            training_inputs=examples.training,
             **{name: getattr(settings, name) for name in SURGERY},
         )
-        calls = [*small, *in_training]
+        calls = [*examples.evaluating, *examples.training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
+        samples = examples.samples
         return cls(pl_module, settings, evaluator, dense, noise, training, surgery, samples, last)
 
     def space(

@@ -47,6 +47,8 @@ WRONG: dict[str, list[Any]] = {
     "finetune_lr": [None, "warm", True, 0.1, ["keep"]],
     "seed": [None, "a", -1, 1.5, True, NAN, 2**64],
     "report": [None, "no", 1],
+    "example_calls": [5, "x", [], (), {"x": 1}, np.zeros(3), True],
+    "samples_per_batch": [0, -1, 2.5, True, "8", NAN],
     "toolbox": [5, "mutate", {"mutate": max}, MAPPING, base.Toolbox],
 }  # fmt: skip
 
