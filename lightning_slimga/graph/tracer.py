@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_slimga.graph.forward_pass import ForwardPass
 from lightning_slimga.graph.labels import Labels
@@ -37,6 +38,10 @@ class Tracer(TorchDispatchMode):
         self._stack: list[tuple[str, int]] = []
         self._codes: dict[str, tuple[str, str]] = {}
         self._names = {id(module): name for name, module in trace.modules.items()}
+        lists = [
+            n for n, m in trace.modules.items() if isinstance(m, (nn.ModuleList, nn.ModuleDict))
+        ]
+        self._members = {name for name in trace.modules if name.rpartition(".")[0] in lists}
         self._handles: list[Any] = []
         self._warnings = warnings.catch_warnings()
 
@@ -46,7 +51,9 @@ class Tracer(TorchDispatchMode):
         hooks = nn.modules.module
         self._handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
-            hooks.register_module_forward_hook(self._leave_module, always_call=True),
+            hooks.register_module_forward_hook(
+                self._leave_module, with_kwargs=True, always_call=True
+            ),
         ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -62,7 +69,13 @@ class Tracer(TorchDispatchMode):
         self.seen.module = self._names.get(id(module), self.seen.module)
         self._position = 0
 
-    def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        name = self._names.get(id(module), "")
+        if name in self._members:
+            for tensor in tree_leaves((args, kwargs, output)):
+                labels = self.seen.known(tensor) if isinstance(tensor, Tensor) else None
+                if labels is not None:
+                    self.trace.borders.append((name, labels))
         self.seen.module, self._position = self._stack.pop()
 
     def _code_of(self, module: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.recalibration import has_statistics
 from lightning_slimga.running.torch_settings import eager, exact_float32
 from lightning_slimga.surgery.attention import opened
+from lightning_slimga.surgery.unreached import keep_around_unreached
 
 
 @dataclasses.dataclass
@@ -75,6 +76,7 @@ def analyse(
             analysis.records["train"] = traced(model, training_calls, trace).records
     except Exception as error:  # e.g. targets missing: only evaluation is known to work
         analysis.training_error = f"{type(error).__name__}: {error}"
+    keep_around_unreached(trace)
     return analysis
 
 

@@ -350,3 +350,78 @@ def test_a_fit_is_not_disturbed_by_what_predict_does() -> None:
         for name, value in module.state_dict().items():
             assert torch.equal(value, modules[0].state_dict()[name])
     assert modules[0].seen == 0
+
+
+class Experts(Net):
+    """An image goes to the expert of its class; the first images of the data are of one class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, 12)) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        features = self.body(x).mean((2, 3))
+        for k, expert in enumerate(self.experts):
+            if (y == k).any():
+                features = torch.where((y == k)[:, None], features + expert(features), features)
+        return self.head(features)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(*batch), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(*batch), batch[1]))
+
+    def train_dataloader(self) -> Any:
+        x, y = data(48).tensors
+        order = y[:24].argsort(stable=True)
+        return DataLoader([(x[i], y[i]) for i in order], batch_size=24)
+
+    val_dataloader = train_dataloader
+
+
+def test_experts_that_a_batch_reaches_are_cut() -> None:
+    _, module = fitted(Experts(), prune(budget={"params": 0.6}))
+    assert any(expert[0].out_features < 10 for expert in module.experts)
+    x, y = data(24).tensors
+    assert module(x, y).shape == (24, 4)
+
+
+class Late(Embeds):
+    """Calls the projection in an epoch that comes later, and in the search as soon as asked to."""
+
+    early = False
+
+    def validation_step(self, batch: Any, *rest: Any) -> None:
+        super().validation_step(batch, 0)
+        if self.early and self.body[3].out_channels < 12:
+            self(batch[0], embed=True)
+
+
+@pytest.mark.parametrize("kind", [Embeds, PredictsOtherData])
+def test_what_no_call_reaches_is_named_before_the_search(kind: type[Embeds]) -> None:
+    with pytest.warns(UserWarning, match=r"reached project \(could read body\.3\): left as it is"):
+        _, module = fitted(kind(), prune(budget={"params": 0.6}))
+    assert module.project.in_features == 12
+
+
+def test_what_cannot_read_channels_is_named_without_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = Net()
+    module.spare = nn.Linear(5, 3)
+    caplog.set_level("INFO", logger="lightning.pytorch.utilities.rank_zero")
+    callback = prune()
+    fitted(module, callback)
+    assert "has reached spare: left as it is" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:No call in training, validation or prediction has reached")
+def test_a_candidate_that_fails_for_it_says_so() -> None:
+    module = Late()
+    module.early = True
+    with pytest.raises(RuntimeError, match=r"cannot be run: project, which no .* `GeneticPruneCa"):
+        fitted(module, prune(budget={"params": 0.5}))
+    assert module.body[3].out_channels == 12

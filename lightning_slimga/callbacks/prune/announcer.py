@@ -120,7 +120,8 @@ class Announcer:
             gamma_before=before.gamma,
             gamma_after=_kept(before.gamma, surgery, mask),
             frozen=[
-                (name, why) for name, dim, _, why in surgery.frozen if surgery.writes(name, dim)
+                *((n, why) for n, dim, _, why in surgery.frozen if surgery.writes(n, dim)),
+                *((one.name, "no call has reached it") for one in surgery.unreached),
             ],
             settings=settings.told,
             latency_ms=None if before.latency is None or after is None else (before.latency, after),

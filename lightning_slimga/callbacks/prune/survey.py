@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.arguments import SURGERY
 from lightning_slimga.callbacks.internals import (
@@ -88,6 +88,7 @@ class Survey:
             training_inputs=examples.training,
             **{name: getattr(settings, name) for name in SURGERY},
         )
+        _tell_unreached(surgery)
         calls = [*examples.evaluating, *examples.training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
@@ -169,6 +170,19 @@ def _measured_noise(evaluator: FitnessEvaluator, dense: float, monitor: str) -> 
             " size between candidates mean nothing to the search."
         )
     return noise
+
+
+def _tell_unreached(surgery: ChannelSurgery) -> None:
+    """Name what no call has reached; a warning where it could read channels that go."""
+    unreached = surgery.unreached
+    if unreached:
+        tell = rank_zero_warn if any(one.layers for one in unreached) else rank_zero_info
+        tell(
+            f"No call in training, validation or prediction has reached"
+            f" {', '.join(map(str, unreached))}: left as it is. Where it reads channels that are"
+            " cut, it fails afterwards: show a call by `GeneticPruneCallback(example_calls=...)`,"
+            " or name in `ignore` what it reads."
+        )
 
 
 def _recorded(
