@@ -70,7 +70,7 @@ class Trace:
         self._slots_by_data = {
             (slot.tensor.data_ptr(), slot.tensor.shape): slot
             for slot in self.slots.values()
-            if slot.tensor.numel()
+            if slot.tensor.numel() and slot.tensor.layout is torch.strided
         }
 
     def slot_of(self, tensor: Tensor) -> Slot | None:

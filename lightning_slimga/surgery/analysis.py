@@ -20,7 +20,7 @@ from lightning_slimga.running.calls import Call
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.recalibration import has_statistics
-from lightning_slimga.running.torch_settings import eager, exact_float32
+from lightning_slimga.running.torch_settings import eager, exact_float32, no_autocast
 from lightning_slimga.surgery.attention import opened
 from lightning_slimga.surgery.unreached import keep_around_unreached
 
@@ -84,10 +84,10 @@ def analyse(
 def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
-    No gradients, no rounded float32, no fused transformer path and no compiled code (both hide
-    ops). In training mode normalisation layers stay in evaluation mode: same channels, but a batch
-    of one is enough. Torch's attention runs in a form in which its heads can be told apart, unless
-    ``as_it_is``.
+    No gradients, no rounded float32, no autocast (which casts weights to tensors that are no
+    parameters), no fused transformer path and no compiled code (both hide ops). In training mode
+    normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
+    Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
 
     Args:
         model: the network.
@@ -102,6 +102,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
         torch.inference_mode(False),
         torch.no_grad(),
         exact_float32(),
+        no_autocast(),
         eager(),
         form,
     ):

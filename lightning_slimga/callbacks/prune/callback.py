@@ -30,6 +30,7 @@ from lightning_slimga.search import Front
 from lightning_slimga.surgery.checkpoint import plans_of, store_plans
 from lightning_slimga.surgery.optimizer_state import check_optimizers
 from lightning_slimga.surgery.plan import PruningPlan
+from lightning_slimga.surgery.supported import check_kinds
 
 
 class GeneticPruneCallback(pl.Callback):
@@ -234,6 +235,7 @@ class GeneticPruneCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what can only fail later; what was restored says whether a search is to come."""
         if not self._rounds.finished:
+            check_kinds(pl_module)
             check_optimizers(trainer.optimizers)
             require_validation(trainer, pl_module)
             check_patterns(pl_module, self.settings.ignore)
