@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,10 +40,6 @@ class Tracer(TorchDispatchMode):
         self._stack: list[tuple[str, int]] = []
         self._codes: dict[str, tuple[str, str]] = {}
         self._names = {id(module): name for name, module in trace.modules.items()}
-        lists = [
-            n for n, m in trace.modules.items() if isinstance(m, (nn.ModuleList, nn.ModuleDict))
-        ]
-        self._members = {name for name in trace.modules if name.rpartition(".")[0] in lists}
         self._handles: list[Any] = []
         self._warnings = warnings.catch_warnings()
 
@@ -51,9 +49,8 @@ class Tracer(TorchDispatchMode):
         hooks = nn.modules.module
         self._handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
-            hooks.register_module_forward_hook(
-                self._leave_module, with_kwargs=True, always_call=True
-            ),
+            hooks.register_module_forward_hook(self._leave_module, always_call=True),
+            *self._watch_members(),
         ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -69,14 +66,23 @@ class Tracer(TorchDispatchMode):
         self.seen.module = self._names.get(id(module), self.seen.module)
         self._position = 0
 
-    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        name = self._names.get(id(module), "")
-        if name in self._members:
-            for tensor in tree_leaves((args, kwargs, output)):
-                labels = self.seen.known(tensor) if isinstance(tensor, Tensor) else None
-                if labels is not None:
-                    self.trace.borders.append((name, labels))
+    def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
         self.seen.module, self._position = self._stack.pop()
+
+    def _watch_members(self) -> Iterator[Any]:
+        """Hooks for the members of module lists and dicts (a global one leaves traces in torch)."""
+        modules = self.trace.modules
+        for name, module in modules.items():
+            owner = modules.get(name.rpartition(".")[0])
+            if isinstance(owner, (nn.ModuleList, nn.ModuleDict)):
+                yield module.register_forward_hook(partial(self._note, name), with_kwargs=True)
+
+    def _note(self, name: str, _: nn.Module, *values: Any) -> None:
+        """What goes into a member, by position and by name, and what comes out of it."""
+        for tensor in tree_leaves(values):
+            labels = self.seen.known(tensor) if isinstance(tensor, Tensor) else None
+            if labels is not None:
+                self.trace.borders.append((name, labels))
 
     def _code_of(self, module: str) -> tuple[str, str]:
         """The user's class that runs a module, and the module's name in it.
