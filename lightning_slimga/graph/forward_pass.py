@@ -51,6 +51,10 @@ class ForwardPass:
             labels = self._labels[tensor] = self.trace.labels_of_slot(slot.name)
         return labels
 
+    def known(self, tensor: Tensor) -> Labels | None:
+        """Labels that a tensor of the pass has so far; asking is not reading."""
+        return self._labels.get(tensor)
+
     def held(self) -> list[Tensor]:
         """Tensors of the pass that somebody still holds, the network's own left out."""
         return [t for t in self._labels.alive() if self.trace.slot_of(t) is None]

@@ -47,7 +47,11 @@ class SizeAttribute:
 
 @dataclass
 class Trace:
-    """Everything that watching forward passes has taught; shared by all passes of an analysis."""
+    """Everything that watching forward passes has taught; shared by all passes of an analysis.
+
+    `borders` holds the labels of the tensors that go into and come out of the members of module
+    lists and dicts, by the member's name.
+    """
 
     store: LabelStore
     slots: dict[str, Slot]
@@ -61,13 +65,14 @@ class Trace:
     approximate: bool = False
     approximations: dict[str, LabelArray] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
+    borders: list[tuple[str, Labels]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._slots_by_id = {id(slot.tensor): slot for slot in self.slots.values()}
         self._slots_by_data = {
             (slot.tensor.data_ptr(), slot.tensor.shape): slot
             for slot in self.slots.values()
-            if slot.tensor.numel()
+            if slot.tensor.numel() and slot.tensor.layout is torch.strided
         }
         self._parameters_by_memory: dict[int, list[Slot]] = {}
         for slot in self.slots.values():

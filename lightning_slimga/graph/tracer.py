@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lightning_slimga.graph.forward_pass import ForwardPass
 from lightning_slimga.graph.labels import Labels
@@ -48,6 +51,7 @@ class Tracer(TorchDispatchMode):
         self._handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
             hooks.register_module_forward_hook(self._leave_module, always_call=True),
+            *self._watch_members(),
         ]
         self.seen.einsums.__enter__()  # type: ignore[no-untyped-call]
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -67,6 +71,21 @@ class Tracer(TorchDispatchMode):
 
     def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
         self.seen.module, self._position = self._stack.pop()
+
+    def _watch_members(self) -> Iterator[Any]:
+        """Hooks for the members of module lists and dicts (a global one leaves traces in torch)."""
+        modules = self.trace.modules
+        for name, module in modules.items():
+            owner = modules.get(name.rpartition(".")[0])
+            if isinstance(owner, (nn.ModuleList, nn.ModuleDict)):
+                yield module.register_forward_hook(partial(self._note, name), with_kwargs=True)
+
+    def _note(self, name: str, _: nn.Module, *values: Any) -> None:
+        """What goes into a member, by position and by name, and what comes out of it."""
+        for tensor in tree_leaves(values):
+            labels = self.seen.known(tensor) if isinstance(tensor, Tensor) else None
+            if labels is not None:
+                self.trace.borders.append((name, labels))
 
     def _code_of(self, module: str) -> tuple[str, str]:
         """The user's class that runs a module, and the module's name in it.

@@ -82,7 +82,8 @@ def stirred(model: nn.Module) -> Iterator[None]:
     try:
         for parameter in model.parameters():
             data = parameter.data
-            if data.is_floating_point() and _is_constant(data):
+            strided = data.layout is torch.strided
+            if strided and data.is_floating_point() and _is_constant(data):
                 saved.append((data, data.clone()))
                 noise = torch.rand(data.shape, generator=generator) - 0.5
                 data.add_(noise.to(data))
@@ -193,9 +194,23 @@ def _changed(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[bool]:
 
 def _differs(tensor: Tensor, content: Tensor) -> bool | Tensor:
     """Whether two tensors differ: of a GPU's what it will say, a tensor without dimensions."""
+    if tensor.layout is not torch.strided:
+        parts = list(zip(_parts(tensor), _parts(content), strict=True))
+        return any(not torch.equal(mine, other) for mine, other in parts)
     if tensor.is_cuda and tensor.dtype in _COMPARABLE:
         return (tensor != content).any()
     return not torch.equal(tensor, content)
+
+
+def _parts(tensor: Tensor) -> list[Tensor]:
+    """The dense tensors that a sparse one is made of: where its values are, and which."""
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    return [tensor.to_dense()]
 
 
 def _is_constant(data: Tensor) -> bool:

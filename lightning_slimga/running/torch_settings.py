@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.backends import cuda, cudnn, mkldnn
 from lightning_slimga.running.swapped import swapped
 
 _EXACT = ("none", "ieee")
+_DEVICES = ("cpu", "cuda", "mps", "xpu")  # that have autocast
 
 
 @contextmanager
@@ -45,6 +46,19 @@ def exact_float32() -> Iterator[None]:
         for owner, precision in newer:
             if owner.fp32_precision != precision:
                 owner.fp32_precision = precision
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """No autocast around for a while; that of the network itself stays.
+
+    It keeps casted copies of the weights, which are no parameters and are held on to.
+    """
+    with ExitStack() as stack:
+        for device in _DEVICES:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def untuned() -> AbstractContextManager[None]:

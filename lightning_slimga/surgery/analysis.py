@@ -16,13 +16,14 @@ from lightning_slimga.graph.labels import LabelStore
 from lightning_slimga.graph.tensors import find_slots, modules_of
 from lightning_slimga.graph.trace import CostTerm, OpRecord, Trace
 from lightning_slimga.graph.tracer import Tracer
-from lightning_slimga.running.calls import Call, run_all
+from lightning_slimga.running.calls import Call
 from lightning_slimga.running.model_state import preserved
 from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.running.parameter_writes import unwritten
 from lightning_slimga.running.recalibration import has_statistics
-from lightning_slimga.running.torch_settings import eager, exact_float32
+from lightning_slimga.running.torch_settings import eager, exact_float32, no_autocast
 from lightning_slimga.surgery.attention import opened
+from lightning_slimga.surgery.unreached import keep_around_unreached
 
 
 @dataclasses.dataclass
@@ -76,6 +77,7 @@ def analyse(
             analysis.records["train"] = traced(model, training_calls, trace).records
     except Exception as error:  # e.g. targets missing: only evaluation is known to work
         analysis.training_error = f"{type(error).__name__}: {error}"
+    keep_around_unreached(trace)
     return analysis
 
 
@@ -83,10 +85,10 @@ def analyse(
 def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False) -> Iterator[None]:
     """The state in which a network is traced and proved; everything is restored on exit.
 
-    No gradients, no rounded float32, no fused transformer path and no compiled code (both hide
-    ops). In training mode normalisation layers stay in evaluation mode: same channels, but a batch
-    of one is enough. Torch's attention runs in a form in which its heads can be told apart, unless
-    ``as_it_is``.
+    No gradients, no rounded float32, no autocast (which casts weights to tensors that are no
+    parameters), no fused transformer path and no compiled code (both hide ops). In training mode
+    normalisation layers stay in evaluation mode: same channels, but a batch of one is enough.
+    Torch's attention runs in a form in which its heads can be told apart, unless ``as_it_is``.
 
     Args:
         model: the network.
@@ -102,6 +104,7 @@ def running(model: nn.Module, *, training: bool = False, as_it_is: bool = False)
         torch.inference_mode(False),
         torch.no_grad(),
         exact_float32(),
+        no_autocast(),
         eager(),
         form,
     ):
@@ -132,8 +135,12 @@ def traced(model: nn.Module, calls: Sequence[Call], trace: Trace) -> ForwardPass
         The pass, with its ops and costs.
     """
     with Tracer(trace) as tracer:
-        outputs = run_all(model, calls)
-    seen = tracer.seen
+        seen, outputs = tracer.seen, []
+        for call in calls:
+            counted = len(seen.costs)
+            outputs.append(call.run(model))
+            if not call.counted:
+                del seen.costs[counted:]
     named: set[int] = set()
     for call, output in zip(calls, outputs, strict=True):
         where = f"reaches the output {call.module or 'forward'} -> "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,9 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
             ``k_proj_weight`` (H·D, kdim), ``v_proj_weight`` (H·D, vdim); ``in_proj_bias`` (3·H·D,).
         out_proj: linear, (H·D) -> embed_dim.
     """
+
+    # The code below keeps to what TorchScript can compile, as torch's own does.
+    __jit_unused_properties__: ClassVar[list[str]] = ["embed_dim", "_qkv_same_embed_dim"]
 
     @property
     def embed_dim(self) -> int:
@@ -77,17 +81,18 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         if is_causal and attn_mask is None:
             raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
         batched = query.dim() == 3
-        q, k, v = (self._by_head(x) for x in self._projected(query, key, value))
+        q, k, v = self._projected(query, key, value)
+        q, k, v = self._by_head(q), self._by_head(k), self._by_head(v)
         is_causal = is_causal and key_padding_mask is None and not need_weights
         mask = self._mask(q, None if is_causal else attn_mask, key_padding_mask)
-        weights = None
+        weights: Tensor | None = None
         if need_weights:
             scores = (q * self.head_dim**-0.5) @ k.transpose(-2, -1)
             scores = scores if mask is None else scores + mask
-            weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
-            mixed = weights @ v
-            weights = weights.mean(1) if average_attn_weights else weights
-            weights = weights if batched else weights.squeeze(0)
+            shares = F.dropout(scores.softmax(-1), self.dropout, self.training)
+            mixed = shares @ v
+            shares = shares.mean(1) if average_attn_weights else shares
+            weights = shares if batched else shares.squeeze(0)
         else:
             dropout = self.dropout if self.training else 0.0
             mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal)
@@ -98,21 +103,33 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
             return output if self.batch_first else output.transpose(0, 1), weights
         return output.squeeze(0), weights
 
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    def _projected(
+        self, query: Tensor, key: Tensor, value: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of all heads, each (..., H·D)."""
         if self.in_proj_weight is None:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            q_weight, k_weight, v_weight = (
+                self.q_proj_weight,
+                self.k_proj_weight,
+                self.v_proj_weight,
+            )
         elif query is key and key is value:
-            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            return q, k, v
         else:
-            weights = self.in_proj_weight.chunk(3)
-        bias = self.in_proj_bias
-        biases = (None,) * 3 if bias is None else bias.chunk(3)
-        return tuple(map(F.linear, (query, key, value), weights, biases))
+            q_weight, k_weight, v_weight = self.in_proj_weight.chunk(3)
+        if self.in_proj_bias is None:
+            return F.linear(query, q_weight), F.linear(key, k_weight), F.linear(value, v_weight)
+        q_bias, k_bias, v_bias = self.in_proj_bias.chunk(3)
+        return (
+            F.linear(query, q_weight, q_bias),
+            F.linear(key, k_weight, k_bias),
+            F.linear(value, v_weight, v_bias),
+        )
 
     def _by_head(self, x: Tensor) -> Tensor:
         """Split (..., H·D) into heads and bring the batch to the front: (N, H, L, D)."""
-        x = x.view(*x.shape[:-1], self.num_heads, self.head_dim)
+        x = torch.unflatten(x, -1, [self.num_heads, self.head_dim])
         if x.dim() == 3:
             x = x.unsqueeze(0)
         elif not self.batch_first:
@@ -121,7 +138,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
 
     def _mask(self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None) -> Tensor | None:
         """What is added to the scores; broadcasts with (N, H, L, S)."""
-        masks = []
+        mask: Tensor | None = None
         if attn_mask is not None:
             mask = _additive(attn_mask, q.dtype)
             if mask.dim() == 3:
@@ -129,19 +146,19 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
                     raise ValueError(
                         f"Expected argument `attn_mask` to be of shape (L, S) or"
                         f" ({len(q)} * {self.num_heads}, L, S), for the {self.num_heads} heads"
-                        f" that are left, but got {tuple(mask.shape)}."
+                        f" that are left, but got {list(mask.shape)}."
                     )
-                mask = mask.view(len(q), self.num_heads, *mask.shape[1:])
-            masks.append(mask)
+                mask = torch.unflatten(mask, 0, [len(q), self.num_heads])
         if padding is not None:
-            masks.append(_additive(padding, q.dtype).view(-1, 1, 1, padding.shape[-1]))
-        return sum(masks[1:], masks[0]) if masks else None
+            hidden = _additive(padding, q.dtype).view(-1, 1, 1, padding.shape[-1])
+            mask = hidden if mask is None else mask + hidden
+        return mask
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     if mask.is_floating_point():
         return mask
-    if mask.dtype is not torch.bool:
+    if mask.dtype != torch.bool:
         raise TypeError(f"Expected masks to be boolean or floating-point, but got {mask.dtype}.")
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 

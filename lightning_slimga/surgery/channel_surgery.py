@@ -43,6 +43,7 @@ from lightning_slimga.surgery.proof.proof import Proof
 from lightning_slimga.surgery.scores import channel_effects, channel_scores
 from lightning_slimga.surgery.supported import check_model
 from lightning_slimga.surgery.transaction import Transaction
+from lightning_slimga.surgery.unreached import Unreached, find_unreached
 from lightning_slimga.text import count
 
 
@@ -187,6 +188,11 @@ class ChannelSurgery:
             )
             for name, formula in (("macs", self.cost.macs), ("params", self.cost.params))
         }
+
+    @property
+    def unreached(self) -> tuple[Unreached, ...]:
+        """Modules with parameters that no call has reached; they are left as they are."""
+        return find_unreached(self._analysis.trace, self.layers)
 
     def writes(self, tensor: str, dim: int) -> bool:
         """Whether channels along a dimension of a tensor are those that it makes (or scales)."""
@@ -377,6 +383,12 @@ class ChannelSurgery:
                 f" was not seen ({self._analysis.training_error})"
             )
         notes += [f"{copy} keeps the channels that {first} keeps" for first, copy in self.twins]
+        if self.unreached:
+            notes.append(
+                f"no call has reached {', '.join(map(str, self.unreached))}, so it is left as it"
+                " is, and fails where it reads channels that are cut. Give a call that reaches it"
+                " (more samples, another `Call`), or name what it reads in `ignore`"
+            )
         if trace.uncounted:
             ops = ", ".join(name.replace("::", ".") for name in sorted(trace.uncounted))
             notes.append(f"MACs leave out {ops}, which torch's counter has no formula for")

@@ -12,17 +12,15 @@ from torch.nn.parameter import is_lazy
 _WRAPPERS = {"DistributedDataParallel", "FullyShardedDataParallel"}
 
 
-def check_model(model: Any) -> None:
-    """Refuse a model whose tensors cannot be replaced, or which cannot be run as it is.
-
-    Compiled modules are fine: the code that was compiled is made anew for the new sizes.
+def check_kinds(model: Any) -> None:
+    """Refuse what is no plain module, and has none but plain modules, used or not.
 
     Args:
-        model: what a user gives.
+        model: what a user gives; it need not have run yet.
 
     Raises:
-        TypeError: when it is no ``nn.Module``, or one of a kind whose sizes are fixed elsewhere.
-        ValueError: when some of its parameters have no size or no value yet.
+        TypeError: when it is no ``nn.Module``, or holds one of a kind whose sizes are fixed
+            elsewhere.
     """
     if not isinstance(model, nn.Module):
         _refuse(f"a {type(model).__name__}", "Pass the network itself.")
@@ -35,6 +33,21 @@ def check_model(model: Any) -> None:
         if isinstance(module, torch.fx.GraphModule) and "train" in vars(module):
             what = "the result of torch.export, whose graph holds the sizes"
             _refuse(f"{where}{what}", "Pass what was exported, and export the result anew.")
+
+
+def check_model(model: Any) -> None:
+    """Refuse a model whose tensors cannot be replaced, or which cannot be run as it is.
+
+    Compiled modules are fine: the code that was compiled is made anew for the new sizes.
+
+    Args:
+        model: what a user gives.
+
+    Raises:
+        TypeError: when it is no ``nn.Module``, or one of a kind whose sizes are fixed elsewhere.
+        ValueError: when some of its parameters have no size or no value yet.
+    """
+    check_kinds(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(tensor):
             raise ValueError(

@@ -176,6 +176,28 @@ def test_everything_is_ignored(no_candidate: None) -> None:
         fitted(Net(), prune(ignore="body.*"))
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*TracerWarning")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda net: torch.jit.script(nn.Linear(2, 2)), "TorchScript, .* Pass what it was made of"),
+        (lambda net: torch.jit.trace(nn.ReLU(), torch.zeros(1)), "TorchScript, which cannot"),
+        (
+            lambda net: torch.export.export(net.head, (torch.zeros(2, 12),)).module(),
+            r"the result of torch\.export, .* Pass what was exported",
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_cut_is_told_before_the_first_step(make: Any, said: str) -> None:
+    module = Net()
+    module.aside = make(module)
+    with pytest.raises(TypeError, match=f"got at 'aside' {said}"):
+        fitted(module, prune())
+    assert module.trainer.global_step == 0
+
+
 def test_an_ignored_module_that_does_not_exist_is_told_before_the_first_step() -> None:
     module = Net()
     with pytest.raises(ValueError, match=r"`ignore` to hold patterns .* 'tail' matches none of"):

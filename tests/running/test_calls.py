@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_slimga.running.calls import Call, calls_from_example, examples_of, narrowed
+from lightning_slimga.running.calls import (
+    MOST_VALUES,
+    Call,
+    calls_from_example,
+    counted_once,
+    examples_of,
+    narrowed,
+    representatives,
+    rows,
+)
 
 X = torch.arange(12.0).view(6, 2)
 
@@ -67,7 +77,7 @@ def test_narrowed_keeps_the_first_samples(samples: int, kept: int) -> None:
 @pytest.mark.parametrize("arguments", [(X, X[:4]), ("text",), (torch.tensor(1.0),)])
 def test_what_has_no_common_batch_stays_as_it_is(arguments: tuple[Any, ...]) -> None:
     call = Call("", arguments)
-    assert narrowed(call, 2) == (call, 1)
+    assert narrowed(call, 2) == (call, None)
 
 
 def test_examples_are_one_of_each_kind_on_few_samples() -> None:
@@ -100,4 +110,93 @@ def test_a_network_that_needs_the_whole_batch_gets_it(training: bool) -> None:
 
 
 def test_no_calls() -> None:
-    assert examples_of(Net(), [], 2, training=True) == ([], 1)
+    assert examples_of(Net(), [], 2, training=True) == ([], None)
+
+
+class Domain(Enum):
+    PHOTO = 1
+    SKETCH = 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (0, 1),
+        (1, True),
+        ("photo", "sketch"),
+        (Domain.PHOTO, Domain.SKETCH),
+        ((0, 1), (0, 2)),
+        ([4, 4], [2, 4]),
+        ({"scale": 1}, {"scale": 2}),
+        (torch.tensor(0), torch.tensor(1)),
+        (torch.Size([2, 2]), torch.Size([4, 2])),
+        (torch.float32, torch.float64),
+        (None, 0),
+    ],
+)
+def test_choices_make_kinds(one: Any, other: Any) -> None:
+    calls = [Call("", (X, choice)) for choice in (one, other, one, other)]
+    assert representatives(calls) == calls[:2]
+
+
+@pytest.mark.parametrize("made", [int, str, float, torch.tensor, lambda i: (3, i)])
+def test_what_differs_in_every_call_is_no_choice(made: Any) -> None:
+    calls = [Call("", (X, made(i)), {"domain": i % 2}) for i in range(3 * MOST_VALUES)]
+    assert representatives(calls) == calls[:2]
+
+
+def test_many_choices_together_are_bounded() -> None:
+    calls = [Call("", (X, i, j)) for i in range(MOST_VALUES) for j in range(MOST_VALUES)]
+    assert len(representatives(calls)) == 2 * MOST_VALUES + 1
+
+
+def test_calls_that_reach_further_modules_are_kept() -> None:
+    reached = [{"a"}, {"a"}, {"a", "b"}, {"b"}, {"c"}]
+    calls = [Call("", (X,), reached=frozenset(names)) for names in reached]
+    kept = representatives(calls)
+    assert [id(call) for call in kept] == [id(calls[i]) for i in (0, 2, 4)]
+
+
+def test_the_first_call_of_a_module_counts() -> None:
+    calls = [Call("a"), Call("b"), Call("a", (1,)), Call("c", counted=False)]
+    assert [call.counted for call in counted_once(calls)] == [True, True, False, False]
+
+
+def at(samples: int) -> dict[str, tuple[Any, ...]]:
+    """Arguments as they are with so many samples, by what they are."""
+    x = torch.zeros(samples, 2)
+    return {
+        "rows": (x, torch.zeros(7, 7)),
+        "sequence first": (torch.zeros(2, samples, 4), torch.zeros(2, 2)),
+        "two views": (torch.cat([x, x]),),
+        "a list": ([torch.zeros(3, 4)] * samples,),
+        "nodes": (torch.zeros(samples**2 + 1, 4),),
+        "both": (x, torch.zeros(samples * 9, 4)),
+        "nothing": ("text",),
+    }
+
+
+@pytest.mark.parametrize("what", at(1))
+def test_rows_are_what_grows_with_the_samples(what: str) -> None:
+    calls = [Call("", at(2)[what])], [Call("", at(3)[what])]
+    assert rows(*calls, 2, 3) == (4 if what == "two views" else 2)
+    assert rows(calls[0], calls[0], 2, 2) == 2
+
+
+class Routed(nn.Module):
+    """A sample goes to the expert that its first number names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(2, 2) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.experts[int(row[0])](row) for row in x])
+
+
+@pytest.mark.parametrize(("order", "needed"), [([0, 1, 2, 3], 8), ([0, 0] * 10 + [1, 2, 3], 23)])
+def test_more_samples_where_few_do_not_reach_all_experts(order: list[int], needed: int) -> None:
+    x = torch.tensor([[float(i), 0.0] for i in order]).repeat(5, 1)[: 5 * len(order)]
+    names = frozenset({"", "experts.0", "experts.1", "experts.2", "experts.3"})
+    _, samples = examples_of(Routed(), [Call("", (x,), reached=names)], 2, training=False)
+    assert samples == (8 if needed == 8 else 32)

@@ -152,3 +152,24 @@ def test_containers_that_refuse_to_be_changed_are_left_alone_or_restored(changes
     assert list(model.sizes) == [1, 2]
     assert list(model.order) == ["a", "b"]
     assert type(model.config) is _Frozen
+
+
+LAYOUTS = [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse C.. tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("how", ["not", "in place", "another"])
+def test_sparse_buffers_come_back(layout: torch.layout, how: str) -> None:
+    net = nn.Module()
+    table = torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse(layout=layout)
+    net.register_buffer("table", table)
+    with preserved(net):
+        if how == "in place":
+            net.table.mul_(2)
+            assert net.table.to_dense()[0, 1] == 4
+        elif how == "another":
+            net.table = net.table * 3
+    assert net.table is table
+    assert table.to_dense().tolist() == [[0.0, 2.0], [3.0, 0.0]]

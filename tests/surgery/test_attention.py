@@ -138,7 +138,7 @@ def test_a_mask_for_the_old_number_of_heads_is_refused() -> None:
     _, small, _ = pruned()
     x = torch.randn(N, L, WIDTH).double()
     mask = torch.zeros(N * HEADS, L, L).double()
-    with pytest.raises(ValueError, match=r"`attn_mask` .*\(2 \* 2, L, S\).*2 heads.*got \(8, 5, 5"):
+    with pytest.raises(ValueError, match=r"`attn_mask` .*\(2 \* 2, L, S\).*2 heads.*got \[8, 5, 5"):
         small.attention(x, x, x, attn_mask=mask)
     with pytest.raises(RuntimeError, match="Need attn_mask if specifying the is_causal hint"):
         small.attention(x, x, x, is_causal=True)
@@ -207,3 +207,28 @@ def test_a_class_or_forward_of_the_users_is_left_alone() -> None:
     assert not surgery.layers
     assert "whole heads of attention stay: its forward has been replaced" in surgery.notes
     assert type(model.attention) is nn.MultiheadAttention
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"kdim": 7, "vdim": 9}, {"batch_first": True}]
+)
+def test_what_is_left_can_be_scripted(options: dict[str, Any]) -> None:
+    module = nn.MultiheadAttention(WIDTH, HEADS, **options).double().eval()
+    inputs = [
+        torch.randn(N, N, width).double()
+        for width in (WIDTH, options.get("kdim", WIDTH), options.get("vdim", WIDTH))
+    ]
+    example = dict(zip(("query", "key", "value"), inputs, strict=True), need_weights=False)
+    surgery = ChannelSurgery(module, example)
+    surgery.apply(torch.arange(surgery.num_channels) % 2 == 0)
+    assert type(module) is PrunedMultiheadAttention
+    scripted = torch.jit.script(module)
+    hidden = torch.zeros(N, N, dtype=torch.bool)
+    hidden[:, -1] = True
+    by_head = torch.randn(N * module.num_heads, N, N).double()
+    for given in ({}, {"key_padding_mask": hidden}, {"attn_mask": by_head}):
+        for needed in (True, False):
+            wanted = module(*inputs, need_weights=needed, **given)
+            assert relative_error(wanted, scripted(*inputs, need_weights=needed, **given)) < 1e-12

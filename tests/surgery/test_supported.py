@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
-from lightning_slimga.surgery.supported import check_model
+from lightning_slimga.surgery.supported import check_kinds, check_model
 from tests.networks.checks import assert_exact, random_mask, relative_error, train_a_step
 from tests.networks.zoo import two_layers
 
@@ -175,3 +175,63 @@ def test_a_distributed_wrapper_is_refused() -> None:
     nn.Module.__init__(wrapper)
     with pytest.raises(TypeError, match=r"got at '0' a DistributedDataParallel\. Pass what it wr"):
         check_model(nn.Sequential(wrapper))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("part", [nn.Linear(3, 3), nn.Sequential(nn.ReLU())])
+def test_unused_parts_are_refused_before_the_network_has_run(part: nn.Module) -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3))
+    check_kinds(model)
+    model.spare = torch.jit.script(part)
+    with pytest.raises(TypeError, match=r"got at .spare. TorchScript, .* Pass what it was made"):
+        check_kinds(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inside", [True, False])
+def test_autocast_around_changes_nothing(dtype: torch.dtype, inside: bool) -> None:
+    model, x = two_layers().float(), X.float()
+    wanted = [(layer.name, layer.num_channels) for layer in ChannelSurgery(model, x).layers]
+    with torch.autocast("cpu", dtype=dtype):
+        surgery = ChannelSurgery(model, x)
+        if inside:
+            surgery.apply(random_mask(surgery))
+    assert [(layer.name, layer.num_channels) for layer in surgery.layers] == wanted
+    assert not torch.is_autocast_enabled("cpu")
+    if not inside:
+        surgery.apply(random_mask(surgery))
+    train_a_step(model, x, torch.optim.SGD(model.parameters(), lr=1e-3))
+
+
+class Graph(nn.Module):
+    """Convolves over a fixed graph, whose matrix is kept in some layout."""
+
+    def __init__(self, layout: torch.layout) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 12), nn.Linear(12, 10)
+        self.out = nn.Linear(10, 2)
+        edges = torch.tensor([[0.0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 3, 1, 0]])
+        self.register_buffer("edges", edges.to_sparse(layout=layout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addmm(x[:, :1] * 0, self.edges, self.first(x))
+        return self.out(torch.relu(self.edges @ self.second(torch.relu(x))))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse C.. tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_buffers_are_left_alone(layout: torch.layout) -> None:
+    torch.manual_seed(0)
+    model, x = Graph(layout).double(), torch.randn(4, 5, dtype=torch.float64)
+    surgery = ChannelSurgery(model, x)
+    assert [layer.num_channels for layer in surgery.layers] == [12, 10]
+    keep, edges = random_mask(surgery), model.edges
+    assert_exact(surgery, x, keep)
+    with torch.no_grad(), surgery.masked(keep):
+        wanted = model(x)
+    surgery.apply(keep)
+    assert relative_error(wanted, model(x).detach()) < 1e-10
+    assert model.edges is edges
+    train_a_step(model, x, torch.optim.Adam(model.parameters()))

@@ -42,13 +42,14 @@ from __future__ import annotations
 
 from lightning_slimga.callbacks.internals.agreement import (
     average_over_ranks,
+    everywhere,
     require_agreement,
     share_buffers,
     share_calls,
     union_over_ranks,
 )
-from lightning_slimga.callbacks.internals.batches import training_batches
-from lightning_slimga.callbacks.internals.capture import capture_calls
+from lightning_slimga.callbacks.internals.batches import FewSamples, training_batches
+from lightning_slimga.callbacks.internals.capture import capture_calls, capture_predictions
 from lightning_slimga.callbacks.internals.checkpoint_hooks import (
     install_checkpoint_hooks,
     own_state,
@@ -65,13 +66,16 @@ from lightning_slimga.callbacks.internals.strategy import (
 from lightning_slimga.callbacks.internals.timers import OutOfTimeError, end_fit, require_time
 
 __all__ = [
+    "FewSamples",
     "FitnessEvaluator",
     "OutOfTimeError",
     "average_over_ranks",
     "averaged_models",
     "broadcast",
     "capture_calls",
+    "capture_predictions",
     "end_fit",
+    "everywhere",
     "install_checkpoint_hooks",
     "own_state",
     "rebuild_ddp",

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from lightning_slimga.callbacks.internals.strategy import broadcast, reduce_mean
 from lightning_slimga.running.calls import Call
@@ -51,8 +49,8 @@ def share_calls(trainer: pl.Trainer, calls: list[Call]) -> list[Call]:
     if trainer.world_size == 1:
         return calls
     device = trainer.strategy.root_device
-    sent = broadcast(trainer, [(c.module, _moved((c.args, c.kwargs), "cpu")) for c in calls])
-    return [Call(module, *_moved(arguments, device)) for module, arguments in sent]
+    sent: list[Call] = broadcast(trainer, [call.to("cpu") for call in calls])
+    return [call.to(device) for call in sent]
 
 
 def require_agreement(trainer: pl.Trainer, what: str, content: str) -> None:
@@ -82,6 +80,11 @@ def require_agreement(trainer: pl.Trainer, what: str, content: str) -> None:
 def equal_over_ranks(trainer: pl.Trainer, number: float) -> bool:
     """Whether all ranks have the same number; every rank must make the call."""
     return reduce_mean(trainer, float(number == broadcast(trainer, number))) == 1.0
+
+
+def everywhere(trainer: pl.Trainer, holds: bool) -> bool:
+    """Whether something holds on all ranks; every rank must make the call."""
+    return reduce_mean(trainer, float(holds)) == 1.0
 
 
 def union_over_ranks(trainer: pl.Trainer, numbers: Sequence[int]) -> list[int]:
@@ -124,7 +127,3 @@ def average_over_ranks(trainer: pl.Trainer) -> Average | None:
                     tensor.copy_((part / count).view_as(tensor))
 
     return average
-
-
-def _moved(value: Any, device: Any) -> Any:
-    return tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, value)

@@ -12,6 +12,7 @@ import copy
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -29,8 +30,46 @@ Triple = tuple[Any, int, int]
 """A batch, its index within its loader, and the index of the loader."""
 
 
+class FewSamples:
+    """The first samples of every batch, put together by the loader's own `collate_fn`.
+
+    Whatever a batch looks like, it is known how many samples are in it.
+
+    Args:
+        most: how many samples of each batch, at least 1.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._seen: list[int | None] = []
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples the first batch had; None where a loader could not be told."""
+        return self._seen[0] if self._seen and None not in self._seen else None
+
+    def of(self, loader: Any) -> dict[str, Any]:
+        """What a copy of a loader has instead of its own; nothing where batches come ready-made."""
+        if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+            self._seen.append(None)
+            return {}
+        collate = partial(self._collate, loader.collate_fn)
+        # In this process, where the samples can be counted.
+        return {"collate_fn": collate, "num_workers": 0, "timeout": 0}
+
+    def _collate(self, collate: Callable[[Any], Any], samples: Any) -> Any:
+        plain = isinstance(samples, (list, tuple))
+        few = samples[: self.most] if plain else samples
+        self._seen.append(len(few) if plain else None)
+        return collate(few)
+
+
 def training_batches(
-    trainer: pl.Trainer, pl_module: pl.LightningModule, count: int, seed: int
+    trainer: pl.Trainer,
+    pl_module: pl.LightningModule,
+    count: int,
+    seed: int,
+    few: FewSamples | None = None,
 ) -> list[Any]:
     """The first batches of a fresh iteration over the training data, on the device.
 
@@ -43,6 +82,7 @@ def training_batches(
         pl_module: the LightningModule of that fit.
         count: how many batches, >= 0; fewer come when the data ends before.
         seed: seed of shuffling and augmentation: the same seed gives the same batches.
+        few: take a part of each batch, and count.
 
     Returns:
         Batches as `training_step` receives them.
@@ -56,13 +96,19 @@ def training_batches(
         raise RuntimeError("training batches can be fetched from `on_train_start` on, not before")
     del pl_module  # the Trainer's own; in the signature so that all parts of this package agree
     with muted(trainer, seed=seed), in_stage(trainer, "train"):
-        loaders = [private_loader(loader, count, count, seed) for loader in combined.flattened]
+        loaders = [
+            private_loader(loader, count, count, seed, few=few) for loader in combined.flattened
+        ]
         batches = islice(_recombined(combined, loaders, combined.limits), count)
         return [to_device(trainer, batch, 0) for batch, _, _ in batches]
 
 
 def validation_data(
-    trainer: pl.Trainer, limit_batches: float | None, *, shuffled: bool = False
+    trainer: pl.Trainer,
+    limit_batches: float | None,
+    *,
+    shuffled: bool = False,
+    few: FewSamples | None = None,
 ) -> tuple[Callable[[], Iterator[Triple]], list[float]]:
     """A way to iterate a fixed part of the validation data, again and again.
 
@@ -71,6 +117,7 @@ def validation_data(
         limit_batches: as for :class:`FitnessEvaluator`.
         shuffled: whether the batches of each loader come in a random order, drawn once; those of
             an `IterableDataset` cannot.
+        few: take a part of each batch, and count.
 
     Returns:
         A function that starts an iteration over (batch, batch index, loader index), the batch as
@@ -85,7 +132,7 @@ def validation_data(
     limits = [_limited(available, limit_batches) for available in user._max_batches]
     with seeded(_SEED):
         loaders = [
-            private_loader(loader, available, limit, _SEED, shuffled=shuffled)
+            private_loader(loader, available, limit, _SEED, shuffled=shuffled, few=few)
             for loader, available, limit in zip(
                 combined.flattened, user._max_batches, limits, strict=True
             )
@@ -108,7 +155,13 @@ def to_device(trainer: pl.Trainer, batch: Any, dataloader_idx: int) -> Any:
 
 
 def private_loader(
-    loader: Any, available: float, wanted: float, seed: int, *, shuffled: bool = False
+    loader: Any,
+    available: float,
+    wanted: float,
+    seed: int,
+    *,
+    shuffled: bool = False,
+    few: FewSamples | None = None,
 ) -> Any:
     """Copy a loader so that iterating the copy leaves the original alone.
 
@@ -122,6 +175,7 @@ def private_loader(
         wanted: number of batches to choose; may be `inf`.
         seed: seed of the copy's generator.
         shuffled: whether to draw the order of the batches, where the indices are known.
+        few: take a part of each batch, and count.
 
     Returns:
         A DataLoader of the same class; other iterables as they are.
@@ -130,6 +184,7 @@ def private_loader(
         MisconfigurationException: if the data can be iterated only once, or the sampler cannot
             be copied.
     """
+    shortened = {} if few is None else few.of(loader)
     if not isinstance(loader, DataLoader):
         _refuse_one_shot(loader)
         return loader
@@ -137,6 +192,7 @@ def private_loader(
         "generator": torch.Generator().manual_seed(seed),
         "persistent_workers": False,
         "_iterator": None,
+        **shortened,
     }
     if isinstance(loader.dataset, IterableDataset):
         if loader.num_workers == 0:

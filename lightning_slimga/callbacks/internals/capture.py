@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from lightning_slimga.callbacks.internals.batches import (
+    FewSamples,
     Triple,
     private_copy,
     to_device,
@@ -27,7 +29,7 @@ from lightning_slimga.running.calls import Call
 from lightning_slimga.running.recalibration import moved_statistics, moving_statistics
 from lightning_slimga.running.swapped import swapped
 
-_STAGES = {"training_step": "train", "validation_step": "validate"}
+_STAGES = {"training_step": "train", "validation_step": "validate", "predict_step": "predict"}
 
 
 def capture_calls(
@@ -37,6 +39,7 @@ def capture_calls(
     *,
     training: bool,
     moved: set[str] | None = None,
+    few: FewSamples | None = None,
 ) -> list[Call]:
     """Record the outermost module calls that the user's step makes on each batch.
 
@@ -47,10 +50,10 @@ def capture_calls(
     torchmetrics objects and of modules without parameters, such as losses.
 
     With `training` the step is `training_step`, in the train/eval modes that the modules have now;
-    otherwise it is `validation_step` in eval mode, on as many validation batches. Where a step
-    raises, a warning names the error and the next is tried: with `training` `validation_step` on
-    the training batches, then on validation batches; otherwise the other way round. Under manual
-    optimization `training_step` would step the optimizers and is left out.
+    otherwise it is `validation_step` in eval mode, on as many batches of each validation loader.
+    Where a step raises, a warning names the error and the next is tried: with `training`
+    `validation_step` on the training batches, then on validation batches; otherwise the other way
+    round. Under manual optimization `training_step` would step the optimizers and is left out.
 
     Args:
         trainer: a Trainer inside `fit`, training.
@@ -59,19 +62,23 @@ def capture_calls(
         training: record what training does, rather than what validation does.
         moved: gets the names of the layers whose running statistics the step changes; where
             `training_step` cannot be run, of those that are in training mode now.
+        few: of the validation batches take a part, and count. No warnings then: those of the whole
+            batches have been given.
 
     Returns:
         The calls, in order; their tensors are detached copies.
     """
     given: dict[str, Callable[[], Sequence[Triple]]] = {
         "training": lambda: [(batch, i, 0) for i, batch in enumerate(batches)],
-        "validation": lambda: _validation_batches(trainer, len(batches)),
+        "validation": lambda: _validation_batches(trainer, len(batches), few),
     }
     attempts = _attempts(trainer, pl_module, training)
     for step, data in attempts[:-1]:
         try:
             return _record(trainer, pl_module, step, given[data](), moved, evaluating=not training)
         except Exception as error:  # whatever user code raises on what it does not expect
+            if few is not None:
+                continue
             rank_zero_warn(
                 f"`{step}` cannot be run without gradients on a {data} batch"
                 f" ({type(error).__name__}: {error}), so the network is analysed with what"
@@ -79,6 +86,34 @@ def capture_calls(
             )
     step, data = attempts[-1]
     return _record(trainer, pl_module, step, given[data](), moved, evaluating=not training)
+
+
+def capture_predictions(
+    trainer: pl.Trainer, pl_module: pl.LightningModule, count: int, few: FewSamples | None = None
+) -> list[Call]:
+    """Record the calls that a `predict_step` of the user's makes on validation batches.
+
+    The data that it is made for are not there during a fit; where it cannot be run on others,
+    nothing is recorded.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        pl_module: the LightningModule of that fit.
+        count: batches of each validation loader.
+        few: take a part of each batch.
+
+    Returns:
+        The calls, in order; none where `predict_step` is Lightning's own.
+    """
+    owner = next(kind for kind in type(pl_module).__mro__ if "predict_step" in vars(kind))
+    default = owner.__module__.startswith(("lightning.", "pytorch_lightning."))
+    if default or not trainer.enable_validation:
+        return []
+    try:
+        batches = _validation_batches(trainer, count, few)
+        return _record(trainer, pl_module, "predict_step", batches, None, evaluating=True)
+    except Exception:  # whatever user code raises on what it does not expect
+        return []
 
 
 def _attempts(
@@ -143,30 +178,33 @@ def _run_step(
         user = loop.val_loop._combined_loader
         several = user is not None and len(user.flattened) > 1 and user._mode == "sequential"
         hook = loop.val_loop._build_kwargs(batch, batch_idx, loader_idx if several else None)
-        arguments = loop.val_loop._build_step_args_from_hook_kwargs(hook, "validation_step")
+        arguments = loop.val_loop._build_step_args_from_hook_kwargs(hook, name)
     step(*arguments)
 
 
-def _validation_batches(trainer: pl.Trainer, count: int) -> list[Triple]:
-    load, _ = validation_data(trainer, count)
+def _validation_batches(trainer: pl.Trainer, count: int, few: FewSamples | None) -> list[Triple]:
+    load, _ = validation_data(trainer, count, few=few)
     with muted(trainer), in_stage(trainer, "validate"):
-        return [(to_device(trainer, batch, k), i, k) for batch, i, k in load()][:count]
+        return [(to_device(trainer, batch, k), i, k) for batch, i, k in load()]
 
 
 @contextmanager
 def _recorded(pl_module: nn.Module, calls: list[Call]) -> Iterator[None]:
     """Append each outermost call of a module with parameters to `calls`."""
-    depth = 0
+    running: list[str] = []
+    reached: set[str] = set()
 
     def before(name: str, args: Any, kwargs: Any) -> None:
-        nonlocal depth
-        if depth == 0:
+        if not running:
+            reached.clear()
             calls.append(Call(name, _detached(args), _detached(kwargs)))
-        depth += 1
+        running.append(name)
+        reached.add(name)
 
     def after(*_: Any) -> None:
-        nonlocal depth
-        depth -= 1
+        running.pop()
+        if not running:
+            calls[-1] = replace(calls[-1], reached=frozenset(reached))
 
     handles = []
     try:

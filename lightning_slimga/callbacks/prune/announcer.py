@@ -120,7 +120,8 @@ class Announcer:
             gamma_before=before.gamma,
             gamma_after=_kept(before.gamma, surgery, mask),
             frozen=[
-                (name, why) for name, dim, _, why in surgery.frozen if surgery.writes(name, dim)
+                *((n, why) for n, dim, _, why in surgery.frozen if surgery.writes(n, dim)),
+                *((one.name, "no call has reached it") for one in surgery.unreached),
             ],
             settings=settings.told,
             latency_ms=None if before.latency is None or after is None else (before.latency, after),
@@ -231,8 +232,9 @@ def _say(trainer: pl.Trainer, text: str) -> None:
 
 
 def _latency(module: nn.Module, surgery: ChannelSurgery) -> float | None:
+    calls = [narrowed(call, 1)[0] for call in surgery.calls if call.counted]
     try:
-        return measure_latency(module, [narrowed(call, 1)[0] for call in surgery.calls])
+        return measure_latency(module, calls)
     except Exception:  # whatever a network raises that is made for larger batches
         return None
 

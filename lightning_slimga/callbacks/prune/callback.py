@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,6 +31,7 @@ from lightning_slimga.search import Front
 from lightning_slimga.surgery.checkpoint import plans_of, store_plans
 from lightning_slimga.surgery.optimizer_state import check_optimizers
 from lightning_slimga.surgery.plan import PruningPlan
+from lightning_slimga.surgery.supported import check_kinds
 
 
 class GeneticPruneCallback(pl.Callback):
@@ -106,6 +107,13 @@ class GeneticPruneCallback(pl.Callback):
         toolbox: a DEAP toolbox whose `select`, `mate` or `mutate` take the place of ours; how they
             are called says :mod:`lightning_slimga.search.breeding`. Children of any operator are
             repaired to the budget. A resumed fit needs the same toolbox.
+        example_calls: other ways in which the network is called than the steps show: a list of what
+            one call each receives (a Tensor, a tuple of arguments, a dict of keyword arguments, or
+            a :class:`~lightning_slimga.running.Call` of a part of it), or a function that takes the
+            LightningModule and returns such a list. They run in evaluation mode, and their MACs do
+            not count. A `predict_step` of yours is tried on validation batches without that.
+        samples_per_batch: samples in a validation batch, by which MACs are divided; needed where a
+            warning says so. None: they are counted.
     """
 
     def __init__(
@@ -140,6 +148,8 @@ class GeneticPruneCallback(pl.Callback):
         seed: int = 0,
         report: bool = True,
         toolbox: base.Toolbox | None = None,
+        example_calls: Sequence[Any] | Callable[[pl.LightningModule], Sequence[Any]] | None = None,
+        samples_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self._schedule = Schedule.of(prune_epoch, prune_epochs, budget)
@@ -172,6 +182,8 @@ class GeneticPruneCallback(pl.Callback):
             toolbox=toolbox,
             twins=twins,  # type: ignore[arg-type]
             prune_untrained=prune_untrained,
+            example_calls=example_calls,
+            samples_per_batch=samples_per_batch,
         )
         self._copies = Copies(self.settings.twins, self.settings.ignore)
         self._schedule.check_choice(self.settings)
@@ -239,6 +251,7 @@ class GeneticPruneCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse what can only fail later; what was restored says whether a search is to come."""
         if not self._rounds.finished:
+            check_kinds(pl_module)
             check_optimizers(trainer.optimizers)
             require_validation(trainer, pl_module)
             check_patterns(pl_module, self.settings.ignore)

@@ -22,6 +22,7 @@ from lightning_slimga.running.torch_settings import untuned
 from lightning_slimga.search.racing import Race
 from lightning_slimga.surgery.channels_last import channels_last
 from lightning_slimga.surgery.masking import Mask, swapped_in
+from lightning_slimga.surgery.unreached import raised_in
 
 
 class CandidateEvaluation:
@@ -164,7 +165,7 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
-        with self._shrunk(mask), layout, forward, untuned(), context:
+        with self._explained(), self._shrunk(mask), layout, forward, untuned(), context:
             self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:
@@ -173,3 +174,19 @@ class CandidateEvaluation:
                 f"`{self._settings.monitor}` of a candidate is NaN; it counts as the worst."
             )
         return value
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say so when it is a module that no call has reached that fails."""
+        try:
+            yield
+        except Exception as error:
+            names = [one.name for one in self._survey.surgery.unreached]
+            name = raised_in(error, names, self._module)
+            if name is None:
+                raise
+            raise RuntimeError(
+                f"A candidate cannot be run: {name}, which no call had reached before the search,"
+                f" raised {type(error).__name__}: {error}. Show such a call by"
+                " `GeneticPruneCallback(example_calls=...)`, or name in `ignore` what it reads."
+            ) from error

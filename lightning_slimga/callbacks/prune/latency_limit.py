@@ -46,7 +46,8 @@ class LatencyLimit:
         state: dict[str, Any] | None = None,
     ) -> None:
         self._trainer, self._surgery, self._limit = trainer, surgery, limit
-        calls, _ = examples_of(surgery.model, surgery.calls, 1, training=False)
+        counted = [call for call in surgery.calls if call.counted]
+        calls, _ = examples_of(surgery.model, counted, 1, training=False)
         self._bench = LatencyBench(surgery, calls)
         if state is None:
             measured = self._bench.calibrated().state_dict() if trainer.is_global_zero else None

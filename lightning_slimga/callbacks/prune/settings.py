@@ -63,6 +63,8 @@ class SearchSettings:
     twins: str | bool | tuple[tuple[str, str], ...] = "auto"
     prune_untrained: bool = False
     toolbox: base.Toolbox | None = field(default=None, repr=False, compare=False)
+    example_calls: Any = field(default=None, repr=False, compare=False)
+    samples_per_batch: int | None = None
 
     def __post_init__(self) -> None:
         """Check each argument by itself, then those that depend on each other."""
@@ -88,7 +90,8 @@ class SearchSettings:
     def told(self) -> dict[str, Any]:
         """What a report repeats, plain data: of a toolbox the operators that it replaces."""
         replaced = [name for name in ("select", "mate", "mutate") if hasattr(self.toolbox, name)]
-        return {**vars(self), "toolbox": replaced or None}
+        given = None if self.example_calls is None else "given"
+        return {**vars(self), "toolbox": replaced or None, "example_calls": given}
 
     @property
     def sign(self) -> float:
@@ -124,6 +127,12 @@ def _take_share_or_count(value: Any) -> Any:
     least, most = (1, math.inf) if isinstance(found, int) else (0, 1)
     inside = found is not REFUSED and found > 0 and least <= found <= most
     return None if value is None else found if inside else REFUSED
+
+
+def _take_examples(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    return list(value) if isinstance(value, (list, tuple)) and value else REFUSED
 
 
 def _take_toolbox(value: Any) -> Any:
@@ -167,6 +176,12 @@ RULES: Mapping[str, Rule] = {
         " fit, one after the other; `lightning_slimga.search.maximize` takes another `map`)",
         _take_toolbox,
     ),
+    "example_calls": Rule(
+        "None, a list of what calls receive (each a Tensor, a tuple of arguments, a dict of keyword"
+        " arguments or a `Call`) or a function that takes the LightningModule and returns one",
+        _take_examples,
+    ),
+    "samples_per_batch": optional(whole(1)),
 }
 """What each argument may be, taken by itself; that of `budget` is
 :func:`~lightning_slimga.cost.budget.check_budget`."""

@@ -10,7 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_slimga.arguments import SURGERY
 from lightning_slimga.callbacks.internals import (
@@ -18,14 +18,14 @@ from lightning_slimga.callbacks.internals import (
     broadcast,
     capture_calls,
     share_buffers,
-    share_calls,
     training_batches,
 )
 from lightning_slimga.callbacks.prune.copies import Copies, tell
+from lightning_slimga.callbacks.prune.examples import ExampleFinder
 from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.callbacks.prune.twins import Follower, trained_parameters
 from lightning_slimga.cost.budget import budgets_for, share_of
-from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
+from lightning_slimga.running.calls import Call
 from lightning_slimga.running.model_state import kept_buffers
 from lightning_slimga.search import Budget, SearchSpace
 from lightning_slimga.surgery.channel_surgery import ChannelSurgery
@@ -98,21 +98,19 @@ class Survey:
             dense = evaluator()
             noise = _measured_noise(evaluator, dense, settings.monitor)
             training, evaluating, moved = _recorded(trainer, pl_module, settings)
-        small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
-        small, samples = share_calls(trainer, small), broadcast(trainer, samples)
-        in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
-        in_training = share_calls(trainer, in_training)
+        examples = ExampleFinder(trainer, pl_module, settings).find(training, evaluating)
         trained = None if settings.prune_untrained else trained_parameters(trainer, pl_module)
         surgery = ChannelSurgery(
             pl_module,
-            small,
-            training_inputs=in_training,
+            examples.evaluating,
+            training_inputs=examples.training,
             twins=copies.pairs(trainer),
             trained=trained,
             **{name: getattr(settings, name) for name in SURGERY},
         )
         tell(surgery.twins, followers, surgery.untrained)
-        calls = [*small, *in_training]
+        _tell_unreached(surgery)
+        calls = [*examples.evaluating, *examples.training]
         quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
         return cls(
@@ -124,7 +122,7 @@ class Survey:
             training=training,
             moved=moved,
             surgery=surgery,
-            samples=samples,
+            samples=examples.samples,
             followers=followers,
             channels_last=last,
         )
@@ -219,6 +217,19 @@ def _measured_noise(evaluator: FitnessEvaluator, dense: float, monitor: str) -> 
             " size between candidates mean nothing to the search."
         )
     return noise
+
+
+def _tell_unreached(surgery: ChannelSurgery) -> None:
+    """Name what no call has reached; a warning where it could read channels that go."""
+    unreached = surgery.unreached
+    if unreached:
+        tell = rank_zero_warn if any(one.layers for one in unreached) else rank_zero_info
+        tell(
+            f"No call in training, validation or prediction has reached"
+            f" {', '.join(map(str, unreached))}: left as it is. Where it reads channels that are"
+            " cut, it fails afterwards: show a call by `GeneticPruneCallback(example_calls=...)`,"
+            " or name in `ignore` what it reads."
+        )
 
 
 def _recorded(

@@ -50,6 +50,8 @@ WRONG: dict[str, list[Any]] = {
               [("net", "")], [("a", "b", "c")]],
     "prune_untrained": [None, "yes", 0],
     "report": [None, "no", 1],
+    "example_calls": [5, "x", [], (), {"x": 1}, np.zeros(3), True],
+    "samples_per_batch": [0, -1, 2.5, True, "8", NAN],
     "toolbox": [5, "mutate", {"mutate": max}, MAPPING, base.Toolbox],
 }  # fmt: skip
 
