@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_slimga.callbacks.internals import FitnessEvaluator, average_over_ranks
 from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.running.recalibration import recalibrate
@@ -133,7 +134,8 @@ class CandidateEvaluation:
 
     def recalibrate(self) -> None:
         """Give the module, as it is, its batch-norm statistics for good."""
-        with self._trainer.precision_plugin.forward_context():
+        context = self._trainer.precision_plugin.forward_context()
+        with traceless(self._trainer, buffers=False), context:
             recalibrate(self._module, self._calls, self._average)
 
     def _measure(
@@ -146,7 +148,8 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
-        with self._survey.surgery.shrunk(mask), layout, forward, untuned(), context:
+        shrunk = self._survey.surgery.shrunk(mask)
+        with traceless(self._trainer), shrunk, layout, forward, untuned(), context:
             recalibrate(self._module, self._calls, self._average)  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:

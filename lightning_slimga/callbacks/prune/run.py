@@ -23,6 +23,7 @@ from lightning_slimga.callbacks.internals import (
     reset_monitors,
     union_over_ranks,
 )
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.announcer import Announcer, BeforeSurgery
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
@@ -170,7 +171,8 @@ class PruningRun:
         latency, model, limit = None, None, self.settings.budget.get(LATENCY)
         if limit is not None:
             calibration = interrupted and interrupted.get("latency")
-            latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
+            with traceless(self.trainer):
+                latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
             model = latency.model
         space = survey.space(self.round.dense, model)
         choice = None
@@ -303,7 +305,8 @@ class PruningRun:
     def _cut(self, ready: Ready, mask: Mask) -> Cut:
         """Surgery on everything that holds the network, then on with the fit."""
         trainer, surgery = self.trainer, ready.survey.surgery
-        before = BeforeSurgery.of(self.module, surgery)
+        with traceless(trainer):
+            before = BeforeSurgery.of(self.module, surgery)
         averaged = averaged_models(trainer)
         planned = surgery.plan(mask)
         require_agreement(trainer, "what to cut", planned.to_json())

@@ -20,6 +20,7 @@ from lightning_slimga.callbacks.internals import (
     share_calls,
     training_batches,
 )
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.settings import SearchSettings
 from lightning_slimga.cost.budget import budgets_for
 from lightning_slimga.running.calls import FEW_SAMPLES, Call, examples_of
@@ -81,18 +82,19 @@ class Survey:
         dense = evaluator()
         noise = _measured_noise(evaluator, dense, settings.monitor)
         training, evaluating = _recorded(trainer, pl_module, settings)
-        small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
-        small, samples = share_calls(trainer, small), broadcast(trainer, samples)
-        in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
-        in_training = share_calls(trainer, in_training)
-        surgery = ChannelSurgery(
-            pl_module,
-            small,
-            training_inputs=in_training,
-            **{name: getattr(settings, name) for name in SURGERY},
-        )
-        calls = [*small, *in_training]
-        quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
+        with traceless(trainer):  # a network may reach for more than what it is made of
+            small, samples = examples_of(pl_module, evaluating, FEW_SAMPLES, training=False)
+            small, samples = share_calls(trainer, small), broadcast(trainer, samples)
+            in_training, _ = examples_of(pl_module, training, FEW_SAMPLES, training=True)
+            in_training = share_calls(trainer, in_training)
+            surgery = ChannelSurgery(
+                pl_module,
+                small,
+                training_inputs=in_training,
+                **{name: getattr(settings, name) for name in SURGERY},
+            )
+            calls = [*small, *in_training]
+            quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
         return cls(pl_module, settings, evaluator, dense, noise, training, surgery, samples, last)
 

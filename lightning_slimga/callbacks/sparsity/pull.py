@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.running.calls import FEW_SAMPLES, examples_of
 from lightning_slimga.sparsity.coupling import coupled_channels
 from lightning_slimga.sparsity.penalties import Coupled, Penalty, ProximalPenalty
@@ -142,8 +143,10 @@ class Coupling:
         if sizes != self._sizes:
             batches = training_batches(trainer, pl_module, 1, seed=0)
             calls = capture_calls(trainer, pl_module, batches, training=True)
-            few, _ = examples_of(pl_module, calls, FEW_SAMPLES, training=True)
-            self._channel = coupled_channels(ChannelSurgery(pl_module, few), list(gammas.values()))
+            with traceless(trainer):
+                few, _ = examples_of(pl_module, calls, FEW_SAMPLES, training=True)
+                surgery = ChannelSurgery(pl_module, few)
+            self._channel = coupled_channels(surgery, list(gammas.values()))
             self._sizes = sizes
         return self._channel
 

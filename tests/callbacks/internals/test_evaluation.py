@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +126,12 @@ def test_every_call_sees_the_same_sample(room: int) -> None:
 
 
 def test_data_that_is_too_large_is_loaded_anew() -> None:
-    class Counted(TensorDataset):
-        read = 0
+    numbers, read = count(), 0
 
+    class Counted(TensorDataset):
         def __getitem__(self, index: int) -> Any:
-            Counted.read += 1
+            nonlocal read
+            read = next(numbers) + 1  # no state of the fit's: that would be put back
             return super().__getitem__(index)
 
     class Counting(TinyNet):
@@ -141,10 +143,10 @@ def test_data_that_is_too_large_is_loaded_anew() -> None:
         for room in (1000, 2**30):
             evaluator, before = (
                 FitnessEvaluator(trainer, module, "val_loss", max_cache_bytes=room),
-                Counted.read,
+                read,
             )
             values += [evaluator(), evaluator()]
-            reads.append(Counted.read - before)
+            reads.append(read - before)
         return values, reads
 
     values, reads = at_batch_start(run, Counting())
