@@ -1,11 +1,11 @@
 """The plain data that a program has within reach of some objects, as they are now.
 
 What is walked: lists, tuples, dicts, sets and deques; attributes (also slots) of objects of the
-user's classes and of those classes themselves; of what torch and other libraries have made, all
-modules, optimizers, schedulers, loaders and whatever else can be called, indexed, iterated or asked
-for a `state_dict`. What is restored: content of containers, attributes, random number generators,
-arrays and tensors that are not large. Parameters are left alone, and so is what lives a life of its
-own: Trainers, loggers, strategies, and objects of the standard library (threads, files, locks).
+user's classes; of what torch and other libraries have made, all modules, optimizers, schedulers,
+loaders and whatever else can be called, indexed, iterated or asked for a `state_dict`. What is
+restored: content of containers, attributes, random number generators, arrays and tensors that are
+not large. Parameters are left alone, and so is what lives a life of its own: Trainers, loggers,
+strategies, objects of the standard library (threads, files, locks), and classes themselves.
 
 The walk is breadth first and bounded; what is too many or too large for it is data, not state.
 """
@@ -33,7 +33,18 @@ _OBJECTS = 2**15  # are visited at most
 _ITEMS = 2**12  # of a container are looked into at most: more are a data set
 _ELEMENTS = 2**16  # of a tensor or an array that is kept
 _ALL_ELEMENTS = 2**23
-_ATOMS = {bool, int, float, complex, str, bytes, type(None), types.FunctionType, types.MethodType}
+_ATOMS = {
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    types.FunctionType,
+    types.MethodType,
+    type,
+}
 _LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 _LIVELY = {"Trainer", "Logger", "Strategy", "Profiler", "Accelerator", "Precision", "_Loop"}
 _OF_TORCH = (nn.Module, Optimizer, DataLoader, Dataset, Sampler)
@@ -89,9 +100,6 @@ class PlainState:
             self._keep_tensor(value)
         elif isinstance(value, np.ndarray):
             self._keep_array(value)
-        elif isinstance(value, type):
-            if _place(value.__module__) == "own":
-                self._keep_class(value)
         elif isinstance(value, nn.Module):
             self._keep_attributes(value)
         elif (rewind := rewinder(value)) is not None:
@@ -113,15 +121,8 @@ class PlainState:
         names = _slots(type(owner))
         if names:
             before = {name: getattr(owner, name) for name in names if hasattr(owner, name)}
-            self._undo.append(lambda: _write(owner, before, names, object))
+            self._undo.append(lambda: _write(owner, before, names))
             self._reach(before.values())
-        self._reach([type(owner)])
-
-    def _keep_class(self, owner: type) -> None:
-        before = _of_class(owner)
-        self._undo.append(lambda: _write(owner, before, list(_of_class(owner)), type))
-        self._reach(before.values())
-        self._reach(base for base in owner.__mro__[1:] if base is not object)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
         if isinstance(tensor, nn.Parameter) or nn.parameter.is_lazy(tensor):
@@ -146,25 +147,13 @@ class PlainState:
         return fits
 
 
-def _write(owner: Any, before: dict[str, Any], names: Iterable[str], by: Any) -> None:
-    """Give attributes their former values, past what a user's class does when they are set."""
-    for name in {*names, *before}:
-        if name not in before:
-            by.__delattr__(owner, name)
-        elif getattr(owner, name, before) is not before[name]:
-            by.__setattr__(owner, name, before[name])
-
-
-def _of_class(owner: type) -> dict[str, Any]:
-    """What a class holds that is no part of how it works."""
-    plain = (*CONTAINERS, *_ATOMS, tuple, Tensor, np.ndarray)
-    return {
-        name: value
-        for name, value in vars(owner).items()
-        if not name.startswith("__")
-        and (isinstance(value, plain) or rewinder(value) is not None or _is_open(type(value)))
-        and not isinstance(value, types.FunctionType)
-    }
+def _write(owner: Any, before: dict[str, Any], names: Iterable[str]) -> None:
+    """Give slots their former values, past what a user's class does when they are set."""
+    for name in names:
+        if name in before:
+            object.__setattr__(owner, name, before[name])
+        elif hasattr(owner, name):
+            object.__delattr__(owner, name)
 
 
 def _is_open(kind: type) -> bool:

@@ -39,12 +39,6 @@ class Frozen:
     inner: Meter = field(default_factory=Meter)
 
 
-class Shared:
-    calls = 0
-    names: tuple[str, ...] = ()
-    log: list[int] = []  # noqa: RUF012  # shared by intention
-
-
 class Tagged(list[int]):
     tag = "a"
 
@@ -58,13 +52,6 @@ def _delete(owner: Any) -> None:
     owner.late = 3
 
 
-def _share(owner: Any) -> None:
-    type(owner).calls += 1
-    type(owner).names = ("b",)
-    type(owner).log.append(1)
-    type(owner).extra = 1
-
-
 CHANGES: dict[str, tuple[Any, Any, Any]] = {
     "number of an object": (Meter, lambda m: setattr(m, "total", 2.0), lambda m: m.total),
     "list of an object": (Meter, lambda m: m.seen.append(1), lambda m: list(m.seen)),
@@ -75,11 +62,6 @@ CHANGES: dict[str, tuple[Any, Any, Any]] = {
     ),
     "new attribute": (Meter, lambda m: setattr(m, "new", 1), lambda m: hasattr(m, "new")),
     "slots": (Slotted, _delete, lambda s: (getattr(s, "count", None), hasattr(s, "late"))),
-    "class": (
-        Shared,
-        _share,
-        lambda s: (s.calls, s.names, list(s.log), hasattr(Shared, "extra")),
-    ),
     "subclass of a list": (
         lambda: Tagged([1]),
         lambda t: (t.append(2), setattr(t, "tag", "b")),

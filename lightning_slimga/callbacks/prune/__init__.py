@@ -2,6 +2,7 @@
 
 - ``callback``: the hooks. ``settings``: its arguments, checked. ``schedule``: those that say when.
 - ``rounds``: how far a fit has come. ``run``: one pruning, step by step. ``result``: what is left.
+- ``rehearsal``: what a search would refuse, known at the start of the fit.
 - ``survey``: what must be known before a search. ``candidates``: measures masks.
 - ``front_choice``: picks from a front. ``latency_limit``: holds a limit in milliseconds.
 - ``search_file``: keeps the state of a search on disk. ``deferred_signals``: signals that wait.

@@ -117,6 +117,7 @@ class Announcer:
             seeds=result.seeds,
             search_fitness=result.fitness["chosen"],
             fitness_in_search=seen,
+            uncut=(result.fitness["dense"], result.fitness["recalibrated"]),
             gamma_before=before.gamma,
             gamma_after=_kept(before.gamma, surgery, mask),
             frozen=[

@@ -113,10 +113,21 @@ class CandidateEvaluation:
             values.append(self._measure(mask, self._everything))
         return values
 
+    @cached_property
     def uncut(self) -> float:
-        """Return the metric of the network as it is, on all validation data."""
+        """The metric of the network as it is, measured as candidates are in the search."""
+        return self._measure_uncut(self._survey.evaluator)
+
+    @property
+    def uncut_on_everything(self) -> float:
+        """The same on all validation data, to which a candidate's may be compared."""
         seen = self._everything is self._survey.evaluator
-        return self._survey.dense if seen else self._everything()
+        return self.uncut if seen else self._measure_uncut(self._everything)
+
+    def _measure_uncut(self, evaluator: FitnessEvaluator) -> float:
+        if not self._calls:  # as it is, nothing is taken anew
+            return self._survey.dense if evaluator is self._survey.evaluator else evaluator()
+        return self._measure(np.ones(self._survey.surgery.num_channels, dtype=bool), evaluator)
 
     @cached_property
     def _everything(self) -> FitnessEvaluator:

@@ -159,7 +159,6 @@ class PruningRun:
 
     def _prepare(self) -> Ready:
         survey = Survey.of(self.trainer, self.module, self.settings)
-        self.result.fitness["dense"] = survey.dense
         candidates = CandidateEvaluation(
             self.trainer,
             survey,
@@ -167,6 +166,7 @@ class PruningRun:
             between_batches=self._between_batches,
             between_finalists=self._leave_if_asked,
         )
+        self._tell_uncut(survey.dense, candidates.uncut)
         interrupted = self._file.read(self._state())
         latency, model, limit = None, None, self.settings.budget.get(LATENCY)
         if limit is not None:
@@ -181,6 +181,14 @@ class PruningRun:
             weights = self._file.weights
             choice = FrontChoice(self.trainer, self.settings, space, wanted, candidates, weights)
         return Ready(survey, candidates, latency, space, choice, interrupted)
+
+    def _tell_uncut(self, dense: float, recalibrated: float) -> None:
+        """Say what candidates are to be compared with."""
+        self.result.fitness.update(dense=dense, recalibrated=recalibrated)
+        anew = ""
+        if recalibrated != dense:
+            anew = f", and {recalibrated:.4f} recalibrated, as candidates are"
+        rank_zero_info(f"{self.settings.monitor} of the uncut network: {dense:.4f}{anew}")
 
     def _is_met(self, ready: Ready) -> bool:
         """Whether nothing is to be done; then it is said."""
