@@ -7,7 +7,7 @@
 - ``front_choice``: picks from a front. ``latency_limit``: holds a limit in milliseconds.
 - ``search_file``: keeps the state of a search on disk. ``deferred_signals``: signals that wait.
 - ``finetune_rate``: the learning rate after surgery.
-- ``announcer``: what people see of it.
+- ``announcer``: what people see of it. ``report_folder``: where it is written to.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ class PruningRun:
         anew = ""
         if recalibrated != dense:
             anew = f", and {recalibrated:.4f} recalibrated, as candidates are"
-        rank_zero_info(f"{self.settings.monitor} of the uncut network: {dense:.4f}{anew}")
+        self._announcer.say(f"{self.settings.monitor} of the uncut network: {dense:.4f}{anew}")
 
     def _is_met(self, ready: Ready) -> bool:
         """Whether nothing is to be done; then it is said."""
