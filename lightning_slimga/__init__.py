@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_slimga.callbacks.prune import GeneticPruneCallback
     from lightning_slimga.callbacks.sparsity import SparsityCallback
+    from lightning_slimga.running.candidate import is_candidate
     from lightning_slimga.surgery import (
         ChannelSurgery,
         PrunableMixin,
@@ -29,12 +30,14 @@ __all__ = [
     "PruningPlan",
     "SparsityCallback",
     "SurgeryError",
+    "is_candidate",
     "load_pruned",
 ]
 
 _ROOMS = {
     "GeneticPruneCallback": "lightning_slimga.callbacks.prune",
     "SparsityCallback": "lightning_slimga.callbacks.sparsity",
+    "is_candidate": "lightning_slimga.running.candidate",
 }
 
 

@@ -99,6 +99,8 @@ class PruningReport:
         search_fitness: Fitness of the chosen mask, right after surgery.
         fitness_in_search: Its fitness on the part of the validation data that the search saw; None
             where that was everything.
+        uncut: The metric of the network before surgery on the same data, as it was and with
+            batch-norm statistics taken anew, as candidates are measured; or None.
         gamma_before: Scaling factors γ by layer name, before surgery.
         gamma_after: Scaling factors γ by layer name, of the channels that were kept.
         frozen: What could not be pruned: (layer or tensor name, reason).
@@ -118,6 +120,7 @@ class PruningReport:
     seeds: dict[str, float]
     search_fitness: float
     fitness_in_search: float | None = None
+    uncut: tuple[float, float] | None = None
     gamma_before: dict[str, list[float]] = field(default_factory=dict)
     gamma_after: dict[str, list[float]] = field(default_factory=dict)
     frozen: list[tuple[str, str]] = field(default_factory=list)

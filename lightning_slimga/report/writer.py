@@ -118,6 +118,10 @@ def _outcome(report: PruningReport) -> str:
     if report.fitness_in_search is not None:
         part = "on the part of the validation data that the search saw"
         lines.append(f"- the same, {part}: {report.fitness_in_search:.4f}")
+    if report.uncut is not None:
+        dense, anew = (f"{metric:.4f}" for metric in report.uncut)
+        told = f"{dense}, and {anew} with batch norm recalibrated, as candidates are measured"
+        lines.append(f"- of the uncut network: {told if anew != dense else dense}")
     table = markdown_table(header, rows)
     return f"{table}\n\n" + "\n".join(lines)
 

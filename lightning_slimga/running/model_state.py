@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_CONTAINERS = (list, dict, set, deque)
-_DEPTH, _MANY = 3, 2**12  # containers in containers, as long as it is no data set
-_PLAIN = {bool, int, float, str, tuple, type(None)}
+from lightning_slimga.running.candidate import as_candidate
+from lightning_slimga.running.plain_state import PlainState
+
 # Of these a GPU says whether they differ without being waited for.
 _COMPARABLE = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool}
 
 
 @contextmanager
-def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterator[None]:
+def preserved(
+    model: nn.Module,
+    *,
+    device: torch.device | None = None,
+    beside: Iterable[Any] = (),
+    buffers: bool = True,
+) -> Iterator[None]:
     """Restore a module's state on exit, also after an exception.
 
     Buffers come back in identity and content (batch-norm statistics, spectral-norm vectors),
     so do ``training`` flags, plain attributes, tensors held in plain attributes (the states of
-    torchmetrics objects), the content of lists, deques, dicts and sets held by a module, also of
-    those in others, gradients, and torch's random number generators. Parameters keep their
-    identity; their *values* are not copied: see :func:`~.parameter_writes.unwritten`.
+    torchmetrics objects), gradients, torch's random number generators, and what else is within
+    reach of the module (see :mod:`~lightning_slimga.running.plain_state`): containers in
+    containers, objects of the user's classes, generators. Parameters keep their identity; their
+    *values* are not copied: see :func:`~.parameter_writes.unwritten`.
 
     Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone: the others may run the
     module another number of times, or not at all.
@@ -34,20 +40,29 @@ def preserved(model: nn.Module, *, device: torch.device | None = None) -> Iterat
         model: the module whose state is kept.
         device: where the model lives, for its random number generator; ``None`` looks at the
             first parameter.
+        beside: other objects whose plain data are to be restored as well.
+        buffers: whether the content of the module's buffers comes back, too.
     """
     modules = list(model.modules())
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     snapshots = [_Snapshot(module) for module in modules]
+    plain = PlainState([*modules, *beside])
+    tensors = {id(pair[0]): pair for pair in plain.tensors}
+    tensors |= {id(pair[0]): pair for snapshot in snapshots for pair in snapshot.tensors}
+    for buffer in model.buffers() if not buffers else ():
+        tensors.pop(id(buffer), None)
     _leave_process_groups(modules)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
-            yield
+            with as_candidate():
+                yield
         finally:
             for snapshot in snapshots:
                 snapshot.restore()
+            plain.restore()
             with torch.no_grad():
-                _restore([pair for snapshot in snapshots for pair in snapshot.tensors])
+                _restore(list(tensors.values()))
 
 
 @contextmanager
@@ -102,73 +117,18 @@ def _leave_process_groups(modules: Sequence[nn.Module]) -> None:
 
 
 class _Snapshot:
-    """The own state of one module, without its children's."""
+    """Tensors and gradients of one module, of any size, without its children's."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.attributes = dict(module.__dict__)
-        tensors = [buffer for buffer in self.attributes["_buffers"].values() if buffer is not None]
-        self.containers: list[tuple[Any, list[Any]]] = []
-        for value in self.attributes.values():
-            if type(value) in _PLAIN:
-                continue
-            if isinstance(value, _CONTAINERS):
-                self._keep(value)
-            elif isinstance(value, Tensor):
-                tensors.append(value)
-        self.tensors = [(t, t.detach().clone()) for t in tensors]
-        parameters = self.attributes["_parameters"].values()
-        self.gradients = [(p, p.grad) for p in parameters if p is not None]
-
-    def _keep(self, container: Any, depth: int = _DEPTH) -> None:
-        items = _items(container)
-        self.containers.append((container, items))
-        if depth and len(items) < _MANY:
-            for item in items:
-                held = item[1] if isinstance(container, dict) else item
-                if isinstance(held, _CONTAINERS):
-                    self._keep(held, depth - 1)
+        held = vars(module)
+        found = [*held["_buffers"].values(), *held.values()]
+        tensors = {id(value): value for value in found if isinstance(value, Tensor)}
+        self.tensors = [(t, t.detach().clone()) for t in tensors.values()]
+        self.gradients = [(p, p.grad) for p in held["_parameters"].values() if p is not None]
 
     def restore(self) -> None:
-        self.module.__dict__.clear()
-        self.module.__dict__.update(self.attributes)
-        for container, items in self.containers:
-            if not _holds(container, items):
-                _refill(container, items)
         for parameter, gradient in self.gradients:
             parameter.grad = gradient
-
-
-def _kind(container: Any) -> Any:
-    """The built-in type whose methods are asked: those of a user's subclass may refuse, or act."""
-    kinds = (OrderedDict, *_CONTAINERS)
-    return next(kind for kind in kinds if isinstance(container, kind))
-
-
-def _items(container: Any) -> list[Any]:
-    kind = _kind(container)
-    return list(kind.items(container) if isinstance(container, dict) else kind.__iter__(container))
-
-
-def _holds(container: Any, items: list[Any]) -> bool:
-    """Whether a container still holds these objects, in this order."""
-    now = _items(container)
-    if len(now) != len(items):
-        return False
-    if isinstance(container, dict):
-        return all(a is c and b is d for (a, b), (c, d) in zip(now, items, strict=True))
-    return all(a is b for a, b in zip(now, items, strict=True))
-
-
-def _refill(container: Any, items: list[Any]) -> None:
-    """Give a container back its former content, keeping its identity."""
-    kind = _kind(container)
-    kind.clear(container)
-    if isinstance(container, dict):
-        for key, value in items:
-            kind.__setitem__(container, key, value)
-    else:
-        (kind.update if kind is set else kind.extend)(container, items)
 
 
 def _restore(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:

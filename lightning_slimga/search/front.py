@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +67,9 @@ class Front:
     full: tuple[float, float]
     weights: str = ""
 
+    SPARED: ClassVar[float] = 0.2
+    SPAN: ClassVar[float] = 0.2
+
     def __repr__(self) -> str:
         ends = (self.points[0], self.points[-1]) if self.points else ()
         metric, cost = (" to ".join(f"{getattr(p, n):g}" for p in ends) for n in ("metric", "cost"))
@@ -85,9 +88,12 @@ class Front:
         return replace(self, points=tuple(undominated(points, self.mode)))
 
     def knee(self) -> int:
-        """Return the index of the point farthest above the line between both ends.
+        """Return the index of the point at which the metric begins to fall, toward lower costs.
 
-        Both axes are scaled to 0..1. Of one or two points the best is taken.
+        Of the points that have lost at most `SPARED` of what lies between the worst and the best
+        metric of the front, it is the one farthest above the line between both ends, with both axes
+        scaled to 0..1. (Farthest of all could be one that has lost half of the metric, where the
+        front reaches down to networks that know nothing.) Of one or two points the best is taken.
         """
         if len(self) < 3:
             return len(self) - 1
@@ -95,7 +101,23 @@ class Front:
         metric = SIGN[self.mode] * np.array([point.metric for point in self.points])
         cost = (cost - cost[0]) / (cost[-1] - cost[0])
         metric = (metric - metric[0]) / (metric[-1] - metric[0])
-        return int((metric - cost).argmax())
+        return int(np.where(metric >= 1 - self.SPARED, metric - cost, -np.inf).argmax())
+
+    def loss(self, index: int) -> float:
+        """Return how much of what lies between the uncut network and the worst point is lost.
+
+        Args:
+            index: of a point.
+
+        Returns:
+            0 for the uncut network's metric or a better one, 1 for that of the worst point. 0 also
+            where the worst point is less than `SPAN` of the uncut network's metric behind it, or
+            that is not known: then no point is bad.
+        """
+        sign, full = SIGN[self.mode], self.full[0]
+        span = sign * (full - self.points[0].metric)
+        lost = sign * (full - self.points[index].metric)
+        return max(0.0, lost / span) if span > self.SPAN * abs(full) else 0.0
 
     def cheapest(self, floor: float) -> int | None:
         """Return the index of the cheapest point that is at least as good as `floor`, or None."""

@@ -48,6 +48,36 @@ def test_undominated_is_what_a_comparison_of_all_pairs_leaves(mode):
     assert [point.cost for point in left] == sorted(point.cost for point in left)
 
 
+STEEP = tuple((0.1 + 0.05 * i, 100.0 + 10 * i) for i in range(10))  # networks that know little
+FLAT = ((0.80, 250.0), (0.81, 500.0), (0.82, 750.0), (0.825, 900.0))
+
+
+@pytest.mark.parametrize(
+    ("front", "expected"),
+    [
+        (STEEP + FLAT, 10),  # the first after the fall
+        (((0.1, 100.0), (0.542, 200.0), (0.78, 700.0), (0.825, 900.0)), 2),  # not that halfway down
+        (((0.1, 100.0), (0.8, 150.0), (0.81, 600.0), (0.82, 900.0)), 1),
+        (((0.60, 100.0), (0.70, 300.0), (0.80, 500.0), (0.90, 700.0)), 3),  # no knee: nothing lost
+        (((0.820, 100.0), (0.823, 400.0), (0.825, 900.0)), 2),
+    ],
+)
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_the_knee_is_where_the_metric_begins_to_fall(front, expected, mode):
+    sign = 1 if mode == "max" else -1
+    values = [(sign * metric, cost) for metric, cost in front]
+    assert make(*values, mode=mode).knee() == expected
+
+
+def test_the_loss_of_a_point_is_seen_between_the_uncut_network_and_the_worst():
+    front = make((0.1, 100.0), (0.45, 200.0), (0.55, 300.0), (0.95, 500.0))
+    assert [front.loss(i) for i in range(4)] == pytest.approx([1.0, 0.5625, 0.4375, 0.0])
+    worse = make((0.5, 1.0), (0.3, 2.0), mode="min")
+    assert [worse.loss(i) for i in range(2)] == [0.0, 0.0]  # better than the uncut one, 0.9
+    close = make((0.88, 1.0), (0.89, 2.0))
+    assert [close.loss(i) for i in range(2)] == [0.0, 0.0]  # of so little nothing is lost
+
+
 def test_knee_and_floor():
     front = make(*FRONT)
     assert front.knee() == 1

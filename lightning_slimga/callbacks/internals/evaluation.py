@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -227,7 +228,7 @@ def require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
     Raises:
         MisconfigurationException: saying what is missing.
     """
-    if trainer.enable_validation:
+    if trainer.enable_validation and not trainer.barebones:
         return
     if trainer.limit_val_batches == 0:
         reason = "validation is switched off by `Trainer(limit_val_batches=0)`"
@@ -236,6 +237,8 @@ def require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
             "there is no validation loader: pass `val_dataloaders` to `fit`, or define"
             " `val_dataloader` in the LightningModule or LightningDataModule"
         )
+    elif trainer.enable_validation:
+        reason = "`Trainer(barebones=True)` drops all that is logged; leave that out"
     else:
         reason = f"`{type(pl_module).__name__}` has no `validation_step`"
     raise MisconfigurationException(
@@ -245,8 +248,13 @@ def require_validation(trainer: pl.Trainer, pl_module: pl.LightningModule) -> No
 
 def _not_logged(monitor: str, metrics: dict[str, Any]) -> MisconfigurationException:
     logged = ", ".join(repr(name) for name in sorted(metrics)) or "nothing"
+    way_out = (
+        f"Log it by `self.log({monitor!r}, value, on_epoch=True)` in `validation_step` or in"
+        " `on_validation_epoch_end`."
+    )
+    if similar := difflib.get_close_matches(monitor, metrics, n=1):
+        way_out = f"Did you mean {similar[0]!r}? {way_out}"
     return MisconfigurationException(
         f"Expected argument `monitor` to be a metric that validation logs, but got {monitor!r};"
-        f" logged was: {logged}. Log it by `self.log({monitor!r}, value, on_epoch=True)` in"
-        " `validation_step` or in `on_validation_epoch_end`."
+        f" logged was: {logged}. {way_out}"
     )

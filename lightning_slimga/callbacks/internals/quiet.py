@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import lightning.pytorch as pl
 import numpy as np
@@ -18,6 +19,8 @@ from lightning_slimga.running.swapped import swapped
 from lightning_slimga.running.torch_settings import eager
 
 _CHECKPOINT_HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
+_TRACELESS: WeakSet[pl.Trainer] = WeakSet()
+"""Trainers whose fit is being kept as it is."""
 _LOGGER_PLACES = ("name", "version", "save_dir", "root_dir", "log_dir")
 
 
@@ -94,15 +97,51 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
+def traceless(trainer: pl.Trainer, *, seed: int = 0, buffers: bool = True) -> Iterator[None]:
+    """Let the LightningModule run without a trace in anything that the fit holds.
+
+    As before on exit, also after an exception: random number generators, and what
+    :func:`~lightning_slimga.running.model_state.preserved` covers of the LightningModule (buffers,
+    train/eval flags, plain attributes, states of torchmetrics objects, gradients) and of
+    optimizers, schedulers, callbacks, data module and loaders (counters, rates, containers,
+    generators). Within another one it leaves all that to the outer one: a candidate, recalibrated
+    and validated, costs one look at everything.
+
+    Args:
+        trainer: a Trainer inside `fit`.
+        seed: start of the global random number generators meanwhile, so that each run sees the
+            same.
+        buffers: whether the module's buffers come back, too.
+    """
+    if trainer in _TRACELESS:
+        with seeded(seed):
+            yield
+        return
+    beside = [
+        *trainer.optimizers,
+        *(config.scheduler for config in trainer.lr_scheduler_configs),
+        *trainer.callbacks,  # type: ignore[attr-defined]
+        getattr(trainer, "datamodule", None),
+        trainer.train_dataloader,
+        trainer.val_dataloaders,
+    ]
+    module = trainer.lightning_module
+    with seeded(seed), preserved(module, beside=beside, buffers=buffers):
+        _TRACELESS.add(trainer)
+        try:
+            yield
+        finally:
+            _TRACELESS.discard(trainer)
+
+
+@contextmanager
 def muted(trainer: pl.Trainer, *, seed: int = 0) -> Iterator[None]:
     """Let the LightningModule run under its Trainer without a trace.
 
     On exit, also after an exception, these are as they were: callbacks, loggers, profiler, logged
-    metrics, the stop flag, random number generators, and what
-    :func:`~lightning_slimga.running.model_state.preserved` covers of the LightningModule (buffers,
-    train/eval flags, plain attributes, states of torchmetrics objects, gradients).
-    Meanwhile steps go around the DistributedDataParallel wrapper, whose work belongs to training,
-    and compiled code runs uncompiled.
+    metrics, the stop flag, and all that :func:`traceless` covers. Meanwhile steps go around the
+    DistributedDataParallel wrapper, whose work belongs to training, and compiled code runs
+    uncompiled.
 
     Args:
         trainer: a Trainer inside `fit`.
@@ -118,10 +157,9 @@ def muted(trainer: pl.Trainer, *, seed: int = 0) -> Iterator[None]:
     }
     module = trainer.lightning_module
     with ExitStack() as stack:
-        stack.enter_context(seeded(seed))
+        stack.enter_context(traceless(trainer, seed=seed))
         stack.enter_context(eager())
         stack.enter_context(swapped(trainer, **replaced))
         if trainer.strategy.model is not module:
             stack.enter_context(swapped(trainer.strategy, model=module))
-        stack.enter_context(preserved(module))
         yield

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +13,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
+from lightning_slimga.callbacks.prune.report_folder import attach, report_folder
 from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.rounds import Round
 from lightning_slimga.callbacks.prune.settings import SearchSettings
@@ -63,9 +64,12 @@ class Announcer:
     def __init__(self, trainer: pl.Trainer, settings: SearchSettings, this_round: Round) -> None:
         self._trainer, self._settings, self._round = trainer, settings, this_round
         # All ranks have to ask for the folder together, and one of them may fail in `finish`.
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
-        self._folder /= f"pruning_report{this_round.suffix}"
+        self._folder = report_folder(trainer, f"pruning_report{this_round.suffix}")
         self._writes = settings.report and bool(trainer.is_global_zero)
+
+    def say(self, text: str) -> None:
+        """Tell something, without disturbing the line of the progress bar."""
+        _say(self._trainer, text)
 
     def live(self, search: AskTellSearch) -> LiveSearch:
         """The search begins, or goes on."""
@@ -79,7 +83,7 @@ class Announcer:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             front.save(path)
-            rank_zero_info(f"front of {len(front)} networks: {path}")
+            self.say(f"front of {len(front)} networks: {path}")
         except OSError as error:
             rank_zero_warn(f"the front could not be saved to {path}: {error}")
 
@@ -117,6 +121,7 @@ class Announcer:
             seeds=result.seeds,
             search_fitness=result.fitness["chosen"],
             fitness_in_search=seen,
+            uncut=(result.fitness["dense"], result.fitness["recalibrated"]),
             gamma_before=before.gamma,
             gamma_after=_kept(before.gamma, surgery, mask),
             frozen=[
@@ -129,12 +134,13 @@ class Announcer:
             front=_front_rows(result),
             seconds=dict(result.timings),
         )
-        _say(self._trainer, format_table(report))
+        self.say(format_table(report))
         for callback in self._trainer.callbacks:  # type: ignore[attr-defined]
             if any(cls.__name__ == "ModelSummary" for cls in type(callback).__mro__):
                 callback.on_fit_start(self._trainer, module)  # which prints it
         if self._writes:
-            rank_zero_info(f"pruning report: {write_report(self._folder, report)}")
+            self.say(f"pruning report: {write_report(self._folder, report)}")
+            attach(self._trainer, self._folder)
 
 
 class LiveSearch:
@@ -190,13 +196,16 @@ class LiveSearch:
             equal = math.isfinite(self._search.best[1])
             rank_zero_warn(f"search ended: {reason}" + " The first of equals is taken." * equal)
         else:
-            rank_zero_info(f"search ended: {reason}{and_more}")
+            _say(self._trainer, f"search ended: {reason}{and_more}")
 
     def _log_scalars(self, entry: dict[str, Any]) -> None:
         names = ("best", "mean", "std", "evaluations")
         values = {f"search/{n}": float(entry[n]) for n in names if n in entry}
         for logger in self._trainer.loggers:
-            logger.log_metrics(values, step=self._earlier + int(entry["generation"]))
+            try:
+                logger.log_metrics(values, step=self._earlier + int(entry["generation"]))
+            except Exception as error:  # a service that is away must not end a search
+                rank_zero_warn(f"{type(logger).__name__} did not take a generation: {error!r}")
 
 
 def measured_rows(surgery: ChannelSurgery, samples: int, mask: Mask) -> list[LayerRow]:
@@ -224,11 +233,16 @@ def measured_rows(surgery: ChannelSurgery, samples: int, mask: Mask) -> list[Lay
 
 
 def _say(trainer: pl.Trainer, text: str) -> None:
+    """Print past the progress bar; what goes wrong with printing must not end a fit."""
     bar = trainer.progress_bar_callback
-    if bar is None or not getattr(bar, "is_enabled", True):
-        rank_zero_info(text)
-    elif trainer.is_global_zero:
-        bar.print(text)
+    try:
+        if bar is None or not getattr(bar, "is_enabled", True):
+            rank_zero_info(text)
+        elif trainer.is_global_zero:
+            bar.print(text)
+    except Exception:  # a notebook's output has its own ways to fail, endless recursion among them
+        with suppress(Exception):
+            rank_zero_info(text)
 
 
 def _latency(module: nn.Module, surgery: ChannelSurgery) -> float | None:

@@ -22,6 +22,7 @@ from lightning_slimga.callbacks.internals import (
 from lightning_slimga.callbacks.prune.copies import Copies
 from lightning_slimga.callbacks.prune.deferred_signals import DeferredSignals
 from lightning_slimga.callbacks.prune.finetune_rate import FinetuneRate, RatePolicy
+from lightning_slimga.callbacks.prune.rehearsal import rehearse
 from lightning_slimga.callbacks.prune.rounds import Rounds
 from lightning_slimga.callbacks.prune.run import PruningRun
 from lightning_slimga.callbacks.prune.schedule import Schedule
@@ -192,6 +193,7 @@ class GeneticPruneCallback(pl.Callback):
         self._front: Front | None = None
         self._search_state: dict[str, Any] | None = None
         self._run: PruningRun | None = None
+        self._validated = self._rehearsed = False
 
     def __repr__(self) -> str:
         """Return what was asked for, where it is not the default, and how many rounds are done."""
@@ -243,6 +245,7 @@ class GeneticPruneCallback(pl.Callback):
             if self.settings.front is not None and trainer.is_global_zero:
                 Front.load(self.settings.front)
             self._rate = FinetuneRate(self._rate.policy)
+            self._validated = self._rehearsed = False
             if not self._rounds.belong_to(pl_module):
                 self._rounds, self._front = Rounds(self._schedule), None
                 self._copies = Copies(self.settings.twins, self.settings.ignore)
@@ -258,8 +261,14 @@ class GeneticPruneCallback(pl.Callback):
             self._copies.check(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Remember the learning rates."""
+        """Remember the learning rates, and look ahead to the end of the steps."""
         self._rate.start(trainer)
+        if not self._rounds.finished:
+            self._schedule.warn_of_few_steps(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From now on it is known what a validation logs; also after the sanity check."""
+        self._validated = True
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -271,7 +280,14 @@ class GeneticPruneCallback(pl.Callback):
         """
         if not self._rounds.finished:
             self._copies.look(trainer)
-        if batch_idx == 0 and self._rounds.is_due(trainer.current_epoch):
+        due = batch_idx == 0 and self._rounds.is_due(trainer.current_epoch)
+        if self._validated and not self._rehearsed:
+            self._rehearsed = True
+            if not due and not self._rounds.finished and self._search_state is None:
+                budgets = self._schedule.budgets[self._rounds.done :]
+                dense = self._rounds.current.dense
+                rehearse(trainer, pl_module, self.settings, budgets, dense)
+        if due:
             try:
                 self._prune(trainer, pl_module)
             except OutOfTimeError:

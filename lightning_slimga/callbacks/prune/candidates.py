@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_slimga.callbacks.internals import FitnessEvaluator, average_over_ranks
 from lightning_slimga.callbacks.internals.agreement import equal_over_ranks
 from lightning_slimga.callbacks.internals.evaluation import StopRule
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.result import PruningResult
 from lightning_slimga.callbacks.prune.survey import Survey
 from lightning_slimga.running.model_state import kept_buffers
@@ -115,10 +116,21 @@ class CandidateEvaluation:
             values.append(self._measure(mask, self._everything))
         return values
 
+    @cached_property
     def uncut(self) -> float:
-        """Return the metric of the network as it is, on all validation data."""
+        """The metric of the network as it is, measured as candidates are in the search."""
+        return self._measure_uncut(self._survey.evaluator)
+
+    @property
+    def uncut_on_everything(self) -> float:
+        """The same on all validation data, to which a candidate's may be compared."""
         seen = self._everything is self._survey.evaluator
-        return self._survey.dense if seen else self._everything()
+        return self.uncut if seen else self._measure_uncut(self._everything)
+
+    def _measure_uncut(self, evaluator: FitnessEvaluator) -> float:
+        if not self._calls:  # as it is, nothing is taken anew
+            return self._survey.dense if evaluator is self._survey.evaluator else evaluator()
+        return self._measure(np.ones(self._survey.surgery.num_channels, dtype=bool), evaluator)
 
     @cached_property
     def _everything(self) -> FitnessEvaluator:
@@ -136,7 +148,8 @@ class CandidateEvaluation:
 
     def recalibrate(self) -> None:
         """Give the module, as it is, its batch-norm statistics for good."""
-        with self._trainer.precision_plugin.forward_context():
+        context = self._trainer.precision_plugin.forward_context()
+        with traceless(self._trainer, buffers=False), context:
             self._recalibrate()
 
     @contextmanager
@@ -165,7 +178,15 @@ class CandidateEvaluation:
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
-        with self._explained(), self._shrunk(mask), layout, forward, untuned(), context:
+        with (
+            self._explained(),
+            traceless(self._trainer),
+            self._shrunk(mask),
+            layout,
+            forward,
+            untuned(),
+            context,
+        ):
             self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
         if np.isnan(value) and not self._warned_nan:

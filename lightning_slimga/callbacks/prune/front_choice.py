@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,6 +23,9 @@ _SMALLEST = 0.2
 _SMALLEST_THAT_MAY_HOLD = 0.05
 """Lower ends of the costs that are searched, as share of the budget; the second with `max_drop`."""
 _BELOW_THE_PICK = 0.8
+_TOO_MUCH = 0.5
+"""Of what lies between the uncut network and the worst of the front; a pick that loses more may be
+no better than guessing."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class FrontChoice:
             mode=self.settings.mode,
             budget=self.space.budgets[0].name,
             layers=self._layers,
-            full=(self.candidates.uncut(), self._full_cost),
+            full=(self.candidates.uncut_on_everything, self._full_cost),
             weights=self.weights,
         )
         return front if self.settings.fitness_batches is None else self._measured(front)
@@ -127,7 +130,8 @@ class FrontChoice:
                 " network: its metrics may no longer hold."
             )
             if self.settings.max_drop is not None:
-                return self._measured(front)
+                full = self.candidates.uncut_on_everything, front.full[1]
+                return self._measured(replace(front, full=full))
         return front
 
     def choose(self, front: Front) -> Choice | None:
@@ -157,6 +161,8 @@ class FrontChoice:
                 f" {dict(self.settings.budget)} (and `min_channels` and `round_to`), but got"
                 f" {self.settings.pick!r}: point {index} has {front.budget} {point.cost:g}."
             )
+        if floor is None and front.loss(index) > _TOO_MUCH:
+            self._warn_of_loss(front, index)
         stored = self.settings.front is not None
         metric = self.candidates.on_everything([point.mask])[0] if stored else point.metric
         return Choice(point.mask, index, point.metric, metric, floor)
@@ -197,6 +203,15 @@ class FrontChoice:
             f"{reached}"
         )
         return None
+
+    def _warn_of_loss(self, front: Front, index: int) -> None:
+        worst, best = front.points[0].metric, front.points[-1].metric
+        rank_zero_warn(
+            f"Point {index} of the front, which `pick={self.settings.pick!r}` names, has"
+            f" {front.monitor} {front.points[index].metric:.4f}: that is more than half of the way"
+            f" from the uncut network, {front.full[0]:.4f}, to the worst of the front, {worst:.4f}."
+            f" The best of it has {best:.4f}. Fine-tuning may not bring it back. {self._hint}"
+        )
 
     def _is_allowed(self, mask: Mask) -> bool:
         """Whether a saved network suits the arguments of this run; predictions of latency vary."""

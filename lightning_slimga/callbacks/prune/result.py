@@ -21,8 +21,10 @@ class PruningResult:
         history: the generations, plain data.
         seeds: fitness of the masks that need no search, by name.
         timings: seconds by part of the run.
-        fitness: metric of the uncut network ("dense"), of the winner in the search ("search"), and
-            of the winner on all validation data ("chosen").
+        fitness: metric, on the data that the search sees, of the uncut network as it is ("dense")
+            and with batch-norm statistics taken anew ("recalibrated"), which is how candidates are
+            measured; of the winner in the search ("search"), and of the winner on all validation
+            data ("chosen").
         front: what there was to choose from, where the network is chosen from a front.
         chosen: index of the point that was taken.
         floor: the worst metric that was allowed, with `max_drop`.

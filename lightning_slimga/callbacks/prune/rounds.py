@@ -121,10 +121,12 @@ class Rounds:
         last = epochs[-1]
         rounds = f"{self.done} of {len(epochs)} rounds are done"
         what = rounds if self.done else "nothing was pruned"
+        way_out = f"`Trainer(min_epochs={last + 1})` keeps early stopping from ending it before."
+        if 0 <= trainer.max_steps <= trainer.global_step:  # which goes before `min_epochs`
+            way_out = f"`max_steps={trainer.max_steps}` has ended it: raise that."
         rank_zero_warn(
             f"The fit ended after {trainer.current_epoch} epochs, before"
-            f" `{name}={epochs[self.done]}`: {what}. `Trainer(min_epochs={last + 1})` keeps"
-            " early stopping from ending it before."
+            f" `{name}={epochs[self.done]}`: {what}. {way_out}"
         )
 
     def plans_for(

@@ -23,6 +23,7 @@ from lightning_slimga.callbacks.internals import (
     reset_monitors,
     union_over_ranks,
 )
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.announcer import Announcer, BeforeSurgery
 from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
 from lightning_slimga.callbacks.prune.copies import Copies
@@ -161,7 +162,7 @@ class PruningRun:
 
     def _prepare(self) -> Ready:
         survey = Survey.of(self.trainer, self.module, self.settings, self._copies)
-        self.result.fitness["dense"] = survey.dense
+        survey.tell()
         candidates = CandidateEvaluation(
             self.trainer,
             survey,
@@ -169,11 +170,13 @@ class PruningRun:
             between_batches=self._between_batches,
             between_finalists=self._leave_if_asked,
         )
+        self._tell_uncut(survey.dense, candidates.uncut)
         interrupted = self._file.read(self._state())
         latency, model, limit = None, None, self.settings.budget.get(LATENCY)
         if limit is not None:
             calibration = interrupted and interrupted.get("latency")
-            latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
+            with traceless(self.trainer):
+                latency = LatencyLimit(self.trainer, survey.surgery, limit, calibration)
             model = latency.model
         space = survey.space(self.round.dense, model)
         choice = None
@@ -182,6 +185,14 @@ class PruningRun:
             weights = self._file.weights
             choice = FrontChoice(self.trainer, self.settings, space, wanted, candidates, weights)
         return Ready(survey, candidates, latency, space, choice, interrupted)
+
+    def _tell_uncut(self, dense: float, recalibrated: float) -> None:
+        """Say what candidates are to be compared with."""
+        self.result.fitness.update(dense=dense, recalibrated=recalibrated)
+        anew = ""
+        if recalibrated != dense:
+            anew = f", and {recalibrated:.4f} recalibrated, as candidates are"
+        self._announcer.say(f"{self.settings.monitor} of the uncut network: {dense:.4f}{anew}")
 
     def _is_met(self, ready: Ready) -> bool:
         """Whether nothing is to be done; then it is said."""
@@ -306,7 +317,8 @@ class PruningRun:
     def _cut(self, ready: Ready, mask: Mask) -> Cut:
         """Surgery on everything that holds the network, then on with the fit."""
         trainer, surgery = self.trainer, ready.survey.surgery
-        before = BeforeSurgery.of(self.module, surgery)
+        with traceless(trainer):
+            before = BeforeSurgery.of(self.module, surgery)
         planned = surgery.plan(mask)
         require_agreement(trainer, "what to cut", planned.to_json())
         along = [(model, planned) for model in averaged_models(trainer)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_slimga.arguments import expect, whole
 from lightning_slimga.callbacks.prune.settings import SearchSettings
@@ -99,6 +101,21 @@ class Schedule:
             raise MisconfigurationException(
                 f"Expected argument `{self.name}` to be below `max_epochs={last}`, so that epochs"
                 f" are left for fine-tuning, but got {self.epochs[-1]}."
+            )
+
+    def warn_of_few_steps(self, trainer: pl.Trainer) -> None:
+        """Say at once when `max_steps` will end the fit before the last round."""
+        steps, batches = trainer.max_steps, trainer.num_training_batches
+        tried = trainer.fast_dev_run  # type: ignore[attr-defined]
+        manual = not trainer.lightning_module.automatic_optimization  # steps as often as it likes
+        if tried or manual or steps < 0 or math.isinf(batches):
+            return
+        needed = self.epochs[-1] * math.ceil(batches / trainer.accumulate_grad_batches)
+        if steps <= needed:
+            rank_zero_warn(
+                f"`max_steps={steps}` will end the fit before `{self.name}={self.epochs[-1]}`,"
+                f" which takes {needed} steps: nothing will be pruned by then. Raise `max_steps`"
+                f" above {needed}, or lower `{self.name}`."
             )
 
 

@@ -20,6 +20,7 @@ from lightning_slimga.callbacks.internals import (
     share_buffers,
     training_batches,
 )
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.callbacks.prune.copies import Copies, tell
 from lightning_slimga.callbacks.prune.examples import ExampleFinder
 from lightning_slimga.callbacks.prune.settings import SearchSettings
@@ -98,20 +99,19 @@ class Survey:
             dense = evaluator()
             noise = _measured_noise(evaluator, dense, settings.monitor)
             training, evaluating, moved = _recorded(trainer, pl_module, settings)
-        examples = ExampleFinder(trainer, pl_module, settings).find(training, evaluating)
         trained = None if settings.prune_untrained else trained_parameters(trainer, pl_module)
-        surgery = ChannelSurgery(
-            pl_module,
-            examples.evaluating,
-            training_inputs=examples.training,
-            twins=copies.pairs(trainer),
-            trained=trained,
-            **{name: getattr(settings, name) for name in SURGERY},
-        )
-        tell(surgery.twins, followers, surgery.untrained)
-        _tell_unreached(surgery)
-        calls = [*examples.evaluating, *examples.training]
-        quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
+        with traceless(trainer):  # a network may reach for more than what it is made of
+            examples = ExampleFinder(trainer, pl_module, settings).find(training, evaluating)
+            surgery = ChannelSurgery(
+                pl_module,
+                examples.evaluating,
+                training_inputs=examples.training,
+                twins=copies.pairs(trainer),
+                trained=trained,
+                **{name: getattr(settings, name) for name in SURGERY},
+            )
+            calls = [*examples.evaluating, *examples.training]
+            quick = {call.module for call in calls} if runs_channels_last(pl_module, calls) else ()
         last: list[str] = broadcast(trainer, sorted(quick))
         return cls(
             module=pl_module,
@@ -126,6 +126,11 @@ class Survey:
             followers=followers,
             channels_last=last,
         )
+
+    def tell(self) -> None:
+        """Name what follows, what stays because nobody trains it, and what no call has reached."""
+        tell(self.surgery.twins, self.followers, self.surgery.untrained)
+        _tell_unreached(self.surgery)
 
     def space(
         self, dense: Mapping[str, float], latency: Callable[[Any], Any] | None = None

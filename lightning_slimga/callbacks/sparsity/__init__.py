@@ -2,7 +2,7 @@
 
 - ``callback``: the hooks. ``settings``: its arguments, checked.
 - ``pull``: adds the gradient, or takes the proximal step. ``strength``: λ, given or steered.
-- ``logging``: what is told of it.
+- ``logging``: what is told of it. ``advice``: a λ to try.
 """
 
 from __future__ import annotations

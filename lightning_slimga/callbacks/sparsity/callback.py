@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lightning_slimga.arguments import as_called
+from lightning_slimga.callbacks.sparsity.advice import advised_strength
 from lightning_slimga.callbacks.sparsity.logging import log_histogram, warn_no_steps, warn_unmoved
 from lightning_slimga.callbacks.sparsity.pull import Coupling, Pull
 from lightning_slimga.callbacks.sparsity.settings import (
@@ -146,6 +147,7 @@ class SparsityCallback(pl.Callback):
         self._handles: list[RemovableHandle] = []
         self._steps = self._batches = 0
         self._value_at_start: float | None = None
+        self._size_at_start, self._steps_at_start = 0.0, 0
         self._checked, self._share = False, 0.0
 
     def __repr__(self) -> str:
@@ -197,6 +199,7 @@ class SparsityCallback(pl.Callback):
         self._schedule.advance(trainer, batch_idx, self._pull)
         if started:
             self._value_at_start = self._pull.value() if self._schedule.must_move else None
+            self._size_at_start, self._steps_at_start = self._pull.mean_size(), self._steps
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -295,7 +298,18 @@ class SparsityCallback(pl.Callback):
             return
         self._checked = True
         if value >= self._value_at_start:
-            warn_unmoved(trainer.current_epoch, self._schedule.now, self._value_at_start, value)
+            assert self._pull is not None
+            advised = advised_strength(
+                trainer,
+                self._pull,
+                self._schedule.now,
+                before=self._size_at_start,
+                steps=self._steps - self._steps_at_start,
+                proximal=self.proximal,
+            )
+            warn_unmoved(
+                trainer.current_epoch, self._schedule.now, self._value_at_start, value, advised
+            )
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:

@@ -33,7 +33,9 @@ def log_histogram(trainer: pl.Trainer, name: str, values: Tensor) -> None:
             logger.log_metrics({name: histogram}, step=trainer.global_step)
 
 
-def warn_unmoved(epoch: int, strength: float, before: float, after: float) -> None:
+def warn_unmoved(
+    epoch: int, strength: float, before: float, after: float, advised: float | None
+) -> None:
     """Say that a whole epoch of penalty has not moved γ toward zero.
 
     Args:
@@ -41,11 +43,18 @@ def warn_unmoved(epoch: int, strength: float, before: float, after: float) -> No
         strength: λ.
         before: R(γ) at its start.
         after: R(γ) at its end.
+        advised: λ that would do; None if that is not known.
     """
+    way_out = "Try a larger `strength`."
+    if advised is not None and advised > strength:
+        way_out = (
+            f"Try `strength={advised:g}`, which by learning rate, steps left and γ carries γ of "
+            "mean size to zero in time."
+        )
     rank_zero_warn(
         f"SparsityCallback: γ has not moved toward zero in epoch {epoch}: the penalty R(γ) went "
         f"from {before:.6g} to {after:.6g}. λ = {strength:g} is too small for this loss, γ is in "
-        "no optimizer, or the learning rate is still rising. Try a larger `strength`."
+        f"no optimizer, or the learning rate is still rising. {way_out}"
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_slimga.callbacks.internals import capture_calls, training_batches
+from lightning_slimga.callbacks.internals.quiet import traceless
 from lightning_slimga.running.calls import FEW_SAMPLES, examples_of
 from lightning_slimga.sparsity.coupling import coupled_channels
 from lightning_slimga.sparsity.penalties import Coupled, Penalty, ProximalPenalty
@@ -76,6 +77,10 @@ class Pull:
         """Return the share of γ whose magnitude is below `size`."""
         return float((self.magnitudes() < size).float().mean())
 
+    def mean_size(self) -> float:
+        """Return the mean magnitude; 0 where nothing is pulled."""
+        return float(self.magnitudes().mean()) if self else 0.0
+
     def slope(self, size: float) -> float:
         """Return the mean pull ∂R/∂γ at γ that all have the same size > 0."""
         gamma = self.factors.flat()
@@ -96,6 +101,17 @@ class Pull:
                 momentum = 0.0 if proximal else float(group.get("momentum", 0.0))
                 reach = max(reach, float(group["lr"]) / max(1 - momentum, 1e-3))
         return reach
+
+    def gradient_size(self, optimizers: Sequence[Optimizer]) -> float | None:
+        """Return the mean size by which Adam and its like divide the gradients of γ; else None."""
+        found = []
+        for optimizer in optimizers:
+            for gamma in self.factors.named_parameters().values():
+                state = optimizer.state.get(gamma, {})
+                if "exp_avg_sq" in state and "betas" in optimizer.defaults:
+                    fading: float = optimizer.defaults["betas"][1] ** float(state["step"])
+                    found.append(state["exp_avg_sq"].mean() / (1 - fading))
+        return float(torch.stack(found).mean().sqrt()) if found else None
 
     def add_gradient(self, trainer: pl.Trainer, strength: float, optimizer: Optimizer) -> None:
         """Add `strength · ∂R/∂γ` to the gradients, in the scale that they have now."""
@@ -142,8 +158,10 @@ class Coupling:
         if sizes != self._sizes:
             batches = training_batches(trainer, pl_module, 1, seed=0)
             calls = capture_calls(trainer, pl_module, batches, training=True)
-            few, _ = examples_of(pl_module, calls, FEW_SAMPLES, training=True)
-            self._channel = coupled_channels(ChannelSurgery(pl_module, few), list(gammas.values()))
+            with traceless(trainer):
+                few, _ = examples_of(pl_module, calls, FEW_SAMPLES, training=True)
+                surgery = ChannelSurgery(pl_module, few)
+            self._channel = coupled_channels(surgery, list(gammas.values()))
             self._sizes = sizes
         return self._channel
 

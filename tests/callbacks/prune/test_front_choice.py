@@ -12,6 +12,8 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_slimga import GeneticPruneCallback, SparsityCallback
@@ -47,6 +49,19 @@ def macs(module: Any) -> int:
     return 16 * 9 * 2 * first + 4 * 9 * first * second + second * 4
 
 
+def recalibrated(module: Any) -> Net:
+    """A copy with the batch-norm statistics of the first training batch, by torch's own average."""
+    copied = Net()
+    copied.load_state_dict(module.state_dict())
+    for layer in copied.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+            layer.momentum = None
+    with torch.no_grad():
+        copied.train()(next(iter(module.train_dataloader()))[0])
+    return copied.eval()
+
+
 class Dense(pl.Callback):
     """Evaluates plainly what the search evaluates cut and recalibrated."""
 
@@ -54,7 +69,10 @@ class Dense(pl.Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0 and trainer.current_epoch == 1:
+            x, y = next(iter(pl_module.val_dataloader()))
             self.logged = float(trainer.callback_metrics["val_loss"])
+            with torch.no_grad():
+                self.recalibrated = float(cross_entropy(recalibrated(pl_module)(x), y))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +93,12 @@ def test_the_point_that_is_picked_is_cut_out(run: dict[str, Any]) -> None:
     assert macs(run["module"]) == found.points[2].cost
     assert sum(widths(run["module"])) == found.points[2].mask.sum()
     assert found.full[1] == macs(Net())
-    assert found.full[0] == pytest.approx(run["dense"].logged)
+    assert found.full[0] == pytest.approx(run["dense"].recalibrated)
+    assert run["dense"].recalibrated != pytest.approx(run["dense"].logged, rel=1e-2)
+    report = json.loads((run["path"].parent / "report.json").read_text())
+    assert report["uncut"] == pytest.approx([run["dense"].logged, run["dense"].recalibrated])
+    page = (run["path"].parent / "report.md").read_text()
+    assert f"of the uncut network: {run['dense'].logged:.4f}, and {found.full[0]:.4f} with" in page
     assert found.layers == (("body.0", WIDTHS[0]), ("body.3", WIDTHS[1]))
     assert max(point.cost for point in found.points) <= 0.9 * macs(Net())
 
@@ -258,7 +281,7 @@ class Scores(pl.Callback):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0 and trainer.current_epoch == 1 and not hasattr(self, "before"):
-            self.before = self.loss(pl_module)
+            self.before = self.loss(recalibrated(pl_module))
 
     def on_surgery(self, trainer: Any, pl_module: Any, plan: Any) -> None:
         self.after = self.loss(pl_module)
@@ -268,7 +291,7 @@ class Scores(pl.Callback):
         x, y = data(60, seed=1).tensors
         module.eval()
         with torch.no_grad():
-            value = torch.nn.functional.cross_entropy(module(x), y)
+            value = cross_entropy(module(x), y)
         module.train()
         return float(value)
 
@@ -316,6 +339,13 @@ class OnlyWhole(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self(batch[0])
         self.log("val_loss", float(sum(WIDTHS) - sum(widths(self))))
+
+
+def test_a_pick_that_gives_up_most_of_the_metric_is_warned_of() -> None:
+    callback = front(pick=0)
+    with pytest.warns(UserWarning, match=r"`pick=0` names, has val_loss .*more than half of the"):
+        fitted(OnlyWhole(), callback)
+    assert callback.plan is not None
 
 
 def test_when_nothing_holds_the_network_stays() -> None:
