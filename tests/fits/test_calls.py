@@ -202,7 +202,7 @@ class ManyWays(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body[1] = nn.Identity()
+        self.body[1], self.head = nn.Identity(), nn.Identity()
         self.norms = nn.ModuleList([nn.BatchNorm2d(8), nn.BatchNorm2d(8)])
         self.heads = nn.ModuleList([nn.Linear(12, 4), nn.Linear(12, 4)])
 

@@ -87,7 +87,7 @@ class Failing(Net):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.calls.append(batch_idx)
-        if self.failing_rank == RANK and len(self.calls) == 12:
+        if self.failing_rank == RANK and len(self.calls) == 20:
             print(f"STRUCK {time.time()}", flush=True)
             if "SIGNAL" not in os.environ:
                 raise ValueError("a mistake of the user's")
