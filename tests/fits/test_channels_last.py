@@ -17,26 +17,27 @@ def in_channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
+SEEN: set[tuple[tuple[int, int], bool]] = set()
+"""Where no candidate's trace is taken back."""
+
+
 class Watched(Net):
     """Writes down how wide the network is whenever it validates, and in which format."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[tuple[tuple[int, int], bool]] = set()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.body(x)
         if not torch.is_grad_enabled() and not self.training:
-            self.seen.add((widths(self), in_channels_last(x)))
+            SEEN.add((widths(self), in_channels_last(x)))
         return self.head(x.mean((2, 3)))
 
 
 def test_candidates_alone_are_evaluated_in_channels_last() -> None:
+    SEEN.clear()
     module = Watched()
     fit, _ = fitted(module, prune())
     assert_pruned(fit, module)
-    assert {size for size, last in module.seen if last} > {widths(module)}
-    assert {size for size, last in module.seen if not last} == {(8, 12), widths(module)}
+    assert {size for size, last in SEEN if last} > {widths(module)}
+    assert {size for size, last in SEEN if not last} == {(8, 12), widths(module)}
 
 
 class Keeps(Net):

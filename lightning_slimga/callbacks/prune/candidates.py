@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +33,9 @@ class CandidateEvaluation:
         trainer: the Trainer, inside ``fit``.
         survey: the full-size module, how it is run, and what cuts it.
         result: gets the seconds.
-        between_batches: called between the batches of a validation; may raise.
+        interrupted: asked between the batches of a validation; True gives it up.
+        after_interruption: called then, with the network and all else as it was before; may raise.
+            The candidate is measured anew afterwards.
         between_finalists: called by all ranks before each mask of `on_everything`; may raise.
 
     Attributes:
@@ -46,7 +48,8 @@ class CandidateEvaluation:
         survey: Survey,
         result: PruningResult,
         *,
-        between_batches: Callable[[], None] = lambda: None,
+        interrupted: Callable[[], bool] = lambda: False,
+        after_interruption: Callable[[], None] = lambda: None,
         between_finalists: Callable[[], None] = lambda: None,
     ) -> None:
         self._trainer, self._survey, self._result = trainer, survey, result
@@ -54,7 +57,8 @@ class CandidateEvaluation:
         anew = survey.settings.recalibration_batches > 0
         self._calls = survey.training if anew else []
         self._average = average_over_ranks(trainer) if anew else None
-        self._between_batches, self._between_finalists = between_batches, between_finalists
+        self._interrupted, self._after_interruption = interrupted, after_interruption
+        self._between_finalists = between_finalists
         self._warned_nan = False
         self.race: Race | None = None
 
@@ -100,12 +104,17 @@ class CandidateEvaluation:
         Of a candidate that the race has stopped: what it is estimated to be, worse than that of
         any candidate that may become a parent.
         """
-        if self.race is None:
-            return self._measure(mask, self._survey.evaluator)
-        runner, was_off = self.race.enter(), self.race.off
-        value = runner.finish(self._measure(mask, self._survey.evaluator, runner.stops))
-        if self.race.off != was_off:
-            rank_zero_info(f"no candidate is stopped early: {self.race.off}")
+        race, evaluator = self.race, self._survey.evaluator
+        if race is None:
+            return self._measure(mask, evaluator)
+        was_off = race.off
+        runner = race.enter()
+        while (metric := self._tried(mask, evaluator, runner.stops)) is None:
+            self._after_interruption()
+            runner = race.enter()
+        value = runner.finish(metric)
+        if race.off != was_off:
+            rank_zero_info(f"no candidate is stopped early: {race.off}")
         return value
 
     def on_everything(self, masks: Sequence[Mask]) -> list[float]:
@@ -168,17 +177,27 @@ class CandidateEvaluation:
     def _recalibrate(self) -> None:
         recalibrate(self._module, self._calls, self._average, only=self._survey.moved)
 
-    def _measure(
+    def _measure(self, mask: Mask, evaluator: FitnessEvaluator) -> float:
+        while (metric := self._tried(mask, evaluator)) is None:
+            self._after_interruption()
+        return metric
+
+    def _tried(
         self, mask: Mask, evaluator: FitnessEvaluator, stop_when: StopRule | None = None
-    ) -> float:
+    ) -> float | None:
+        """The metric of a mask; None where the evaluation was interrupted."""
+
         def stop(done: int, running: Callable[[], float]) -> bool:
-            self._between_batches()
+            if self._interrupted():
+                raise _InterruptedError
             return stop_when is not None and stop_when(done, running)
 
         context = self._trainer.precision_plugin.forward_context()
         forward = self._result.timed("forward")
         layout = channels_last(self._module, self._survey.channels_last)
+        value = None
         with (
+            suppress(_InterruptedError),
             self._explained(),
             traceless(self._trainer),
             self._shrunk(mask),
@@ -189,7 +208,7 @@ class CandidateEvaluation:
         ):
             self._recalibrate()  # until the buffers come back
             value = evaluator(stop_when=stop)
-        if np.isnan(value) and not self._warned_nan:
+        if value is not None and np.isnan(value) and not self._warned_nan:
             self._warned_nan = True
             rank_zero_warn(
                 f"`{self._settings.monitor}` of a candidate is NaN; it counts as the worst."
@@ -201,6 +220,8 @@ class CandidateEvaluation:
         """Say so when it is a module that no call has reached that fails."""
         try:
             yield
+        except _InterruptedError:
+            raise
         except Exception as error:
             names = [one.name for one in self._survey.surgery.unreached]
             name = raised_in(error, names, self._module)
@@ -211,3 +232,7 @@ class CandidateEvaluation:
                 f" raised {type(error).__name__}: {error}. Show such a call by"
                 " `GeneticPruneCallback(example_calls=...)`, or name in `ignore` what it reads."
             ) from error
+
+
+class _InterruptedError(Exception):
+    """A validation is given up, because something waits that must see the fit as it is."""

@@ -86,8 +86,8 @@ class PruningRun:
         settings: the callback's arguments.
         this_round: which round of the fit this is, and what the network may cost after it.
         state: what `search_state` was when a search was interrupted, or None.
-        signals: signals that wait; they are delivered between validation batches, or with several
-            processes between candidates.
+        signals: signals that wait; one process gives up the candidate for them at its next batch,
+            several deliver them between candidates.
         copies: what is cut along.
 
     Attributes:
@@ -167,7 +167,8 @@ class PruningRun:
             self.trainer,
             survey,
             self.result,
-            between_batches=self._between_batches,
+            interrupted=self._signal_waits,
+            after_interruption=self._deliver_signals,
             between_finalists=self._leave_if_asked,
         )
         self._tell_uncut(survey.dense, candidates.uncut)
@@ -257,9 +258,10 @@ class PruningRun:
         if self.trainer.received_sigterm:  # Lightning does not look after a last batch
             raise SIGTERMException
 
-    def _between_batches(self) -> None:
-        if self.trainer.world_size == 1:  # others may be at another batch
-            self._deliver_signals()
+    def _signal_waits(self) -> bool:
+        """Whether a handler must run soon; what it changes is to stay, so not in a candidate."""
+        alone = self.trainer.world_size == 1  # others may be at another batch
+        return alone and bool(self._signals.waiting or self.trainer.received_sigterm)
 
     def _follow_rank_zero(self, search: AskTellSearch) -> None:
         """Keep the ranks' searches in step: clocks differ, and `max_time` decides by the clock."""

@@ -7,8 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -42,17 +41,19 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 class Struck(Net):
     """Something happens in the last validation step of the sixth candidate."""
 
-    # Steps before the search: sanity check, epochs, dense network twice, the analysed batch.
-    when = 2 * (1 + PRUNE_EPOCH + 2) + 1 + 2 * (CANDIDATES_BEFORE + 1)
+    # Steps before the search: sanity check, epochs; the dense network twice and the analysed batch,
+    # both also in the rehearsal; the dense network recalibrated.
+    when = 2 * (1 + PRUNE_EPOCH) + 2 * (2 * 2 + 1) + 2 + 2 * (CANDIDATES_BEFORE + 1)
+    steps: ClassVar[list[int]] = []  # what an instance counts is taken back by each evaluation
 
     def __init__(self, happens: Any) -> None:
         super().__init__()
         self.happens = happens
-        self.steps = SimpleNamespace(made=0)  # a number would be taken back by each evaluation
+        self.steps.clear()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.steps.made += 1
-        if self.steps.made == self.when:
+        self.steps.append(batch_idx)
+        if len(self.steps) == self.when:
             self.happens()
         super().validation_step(batch, batch_idx)
 
@@ -102,7 +103,7 @@ def test_nothing_is_cut_and_nothing_judged_is_lost(
     train(tmp_path)
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 2 + final["candidates"] - judged  # two are the dense network
+    assert evaluations(tmp_path) == 3 + final["candidates"] - judged  # three: the dense network
     assert not (tmp_path / STATE).exists()
 
 
@@ -116,7 +117,7 @@ def test_a_checkpoint_written_on_exception_holds_the_search(
     train(tmp_path, ckpt_path=str(path))
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 2 + final["candidates"] - CANDIDATES_BEFORE
+    assert evaluations(tmp_path) == 3 + final["candidates"] - CANDIDATES_BEFORE
 
 
 class FailsAtSurgery(Callback):
@@ -142,19 +143,23 @@ def test_a_mistake_after_the_cut_leaves_a_checkpoint_that_loads(tmp_path: Path) 
 class Late(Timer):
     """Time is up once so many epochs are complete, when the network has been cut, or when told."""
 
+    clock: ClassVar[list[str]] = []  # no state of the fit's, which a candidate could not change
+
     def __init__(self, epochs: int, interval: str) -> None:
         super().__init__(duration={"hours": 1}, interval=interval)
-        self.epochs, self.late = epochs, False
+        self.epochs = epochs
+        self.clock.clear()
 
     def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
-        self.late = self.late or trainer.current_epoch + 1 >= self.epochs
+        if trainer.current_epoch + 1 >= self.epochs:
+            self.clock.append("late")
         super().on_train_epoch_end(trainer, *args)
 
     def on_surgery(self, *_: Any) -> None:
-        self.late = True
+        self.clock.append("late")
 
     def time_elapsed(self, *args: Any) -> float:
-        return 1e6 if self.late else 0.0
+        return 1e6 if self.clock else 0.0
 
 
 def test_time_is_up_before_the_search(tmp_path: Path, undisturbed: Any) -> None:
@@ -169,7 +174,7 @@ def test_time_is_up_before_the_search(tmp_path: Path, undisturbed: Any) -> None:
 def test_time_runs_out_during_the_search(interval: str, tmp_path: Path, undisturbed: Any) -> None:
     """No batch more is trained, no epoch is counted, and the next fit goes on in the search."""
     timer = Late(EPOCHS, interval)
-    module = Struck(lambda: setattr(timer, "late", True))
+    module = Struck(lambda: Late.clock.append("late"))
     train(tmp_path, callbacks=[timer], module=module)
     assert widths(module) == FULL
     final = torch.load(tmp_path / "final.pt", weights_only=True)
@@ -183,7 +188,7 @@ def test_time_runs_out_during_the_search(interval: str, tmp_path: Path, undistur
     train(tmp_path)
     final = torch.load(tmp_path / "final.pt", weights_only=True)
     assert same(undisturbed, final)
-    assert evaluations(tmp_path) == 2 + final["candidates"] - judged
+    assert evaluations(tmp_path) == 3 + final["candidates"] - judged
     assert not (tmp_path / STATE).exists()
 
 
@@ -202,4 +207,24 @@ def test_a_fit_in_another_thread_has_no_handlers(tmp_path: Path, undisturbed: An
     thread = threading.Thread(target=train, args=(tmp_path,))
     thread.start()
     thread.join()
+    assert same(undisturbed, torch.load(tmp_path / "final.pt", weights_only=True))
+
+
+def test_what_a_handler_changes_in_mid_candidate_stays(tmp_path: Path, undisturbed: Any) -> None:
+    class Preempted(Callback):
+        heard, whole = 0, False
+
+    listener, module = Preempted(), Struck(lambda: signal.raise_signal(signal.SIGUSR1))
+    module.when -= 1  # a batch is left of this candidate
+
+    def handle(*_: Any) -> None:
+        listener.heard += 1
+        listener.whole = widths(module) == FULL
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        train(tmp_path, callbacks=[listener], module=module)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (listener.heard, listener.whole) == (1, True)
     assert same(undisturbed, torch.load(tmp_path / "final.pt", weights_only=True))
