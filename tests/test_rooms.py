@@ -14,7 +14,8 @@ PACKAGE = "lightning_slimga"
 ROOT = Path(__file__).parent.parent
 
 FLOORS = [
-    {"running", "graph", "search", "text"},
+    {"graph", "search", "text"},
+    {"running"},
     {"arguments"},
     {"surgery"},
     {"cost", "sparsity", "report"},
@@ -28,7 +29,7 @@ ALLOWED = {
 }
 """Rooms of one floor that know each other, with the reason."""
 
-FOUNDATIONS = {"graph", "search", "text", "running"}
+FOUNDATIONS = {"graph", "search", "text"}
 """These import nothing else of the package."""
 
 

@@ -14,6 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lightning_slimga.graph.tensors import memory_of
 from lightning_slimga.running.calls import Call, run_all
 from lightning_slimga.running.outputs import output_tensors
 from lightning_slimga.surgery.analysis import running
@@ -108,9 +109,9 @@ class _Unusual(TorchDispatchMode):
         self, func: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        known = {_memory_of(value) for value in tree_leaves((args, kwargs)) if _is_strided(value)}
+        known = {memory_of(value) for value in tree_leaves((args, kwargs)) if _is_strided(value)}
         for value in tree_leaves(out):
-            if _is_strided(value) and not value.is_contiguous() and _memory_of(value) not in known:
+            if _is_strided(value) and not value.is_contiguous() and memory_of(value) not in known:
                 self._remember(value)
         return out
 
@@ -140,14 +141,6 @@ def _gains(value: Any) -> bool:
     """Whether a convolution's input or weight is one that it reads quicker in channels-last."""
     plain = isinstance(value, Tensor) and value.device.type == "cpu" and value.dim() == 4
     return plain and type(value) in (Tensor, nn.Parameter) and value.dtype in _DTYPES
-
-
-def _memory_of(tensor: Tensor) -> int:
-    """Where the memory of a tensor begins; 0 if it has none that others could have in common."""
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except RuntimeError:  # a subclass that wraps others has no memory of its own
-        return 0
 
 
 def _is_strided(value: Any) -> bool:

@@ -350,3 +350,35 @@ def test_everything_may_go_where_no_optimizer_is_known() -> None:
     module = ByHand()
     fitted(module, prune())
     assert sum(widths(module)) < sum(WIDTHS)
+
+
+class Snapshots(pl.Callback):
+    """Keeps the network as it was, to be compared with: nobody changes it."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.first = copy.deepcopy(pl_module.body)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if not hasattr(self, "dense"):
+            self.dense = copy.deepcopy(pl_module.body)
+
+
+class Distils(Net):
+    """Learns from itself as it was before the fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(self.body).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        known = self.teacher(batch[0]).mean()
+        return super().training_step(batch, batch_idx) + 0 * known
+
+
+def test_references_that_nobody_changes_stay_whole() -> None:
+    kept, module = Snapshots(), Distils()
+    fitted(module, kept, prune())
+    assert sum(widths(module)) < sum(WIDTHS)
+    for reference in (kept.first, kept.dense, module.teacher):
+        assert (reference[0].out_channels, reference[3].out_channels) == (8, 12)
+        assert reference(torch.zeros(1, 2, 6, 6)).shape[1] == 12

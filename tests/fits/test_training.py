@@ -37,6 +37,9 @@ class Witness(pl.Callback):
             self.full = copy.deepcopy(pl_module.state_dict())
             self.moments = {names[p]: copy.deepcopy(s) for p, s in optimizer.state.items()}
 
+    def on_surgery(self, trainer: Any, pl_module: Any, plan: Any) -> None:
+        """What is kept here is meant to stay whole."""
+
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

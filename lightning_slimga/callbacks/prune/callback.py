@@ -278,7 +278,7 @@ class GeneticPruneCallback(pl.Callback):
         The only moment at which the dense epoch's checkpoint is right and an interrupted search
         resumes exactly.
         """
-        if not self._rounds.finished:
+        if batch_idx == 0 and not self._rounds.finished:
             self._copies.look(trainer)
         due = batch_idx == 0 and self._rounds.is_due(trainer.current_epoch)
         if self._validated and not self._rehearsed:
@@ -328,7 +328,8 @@ class GeneticPruneCallback(pl.Callback):
     def _shrink(self, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         plans = self._rounds.plans_for(pl_module, checkpoint)
         if plans:
-            self._copies.shrink(pl_module.trainer, plans)
+            state = checkpoint.get("callbacks", {}).get(self.state_key, {})
+            self._copies.shrink(pl_module.trainer, plans, state.get("twins", {}))
             self._rounds.shrink(pl_module, plans)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

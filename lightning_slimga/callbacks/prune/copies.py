@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,9 +13,9 @@ from lightning_slimga.callbacks.internals import broadcast
 from lightning_slimga.callbacks.prune.twins import (
     Follower,
     followers_outside,
+    followers_within,
     loose_tensors,
     trained_parameters,
-    twins_within,
 )
 from lightning_slimga.graph.exclusions import matching
 from lightning_slimga.graph.twins import Pair
@@ -26,8 +26,8 @@ from lightning_slimga.surgery.plan import PruningPlan
 class Copies:
     """The copies of one fit.
 
-    They are looked for before its first batch, when a copy is most like its original, and once
-    more before a search, since some are made on the way.
+    What may be one is looked at before the first batch of each epoch; it is one if its weights have
+    moved when a search begins.
 
     Args:
         wanted: the argument `twins` of the callback.
@@ -36,7 +36,10 @@ class Copies:
 
     def __init__(self, wanted: Any, ignore: Sequence[str]) -> None:
         self._wanted, self._ignore = wanted, ignore
-        self._pairs: list[Pair] | None = None
+        self._pairs: list[Pair] = []
+        self._outside: list[str] = []
+        self._sums: dict[str, list[float]] = {}
+        self._moving: list[str] = []
         self._warned: set[str] = set()
 
     def check(self, pl_module: pl.LightningModule) -> None:
@@ -49,40 +52,68 @@ class Copies:
             check_twins(pl_module, self._wanted)
 
     def look(self, trainer: pl.Trainer) -> None:
-        """Look for copies, unless that is done; every rank must do so."""
-        if self._pairs is None:
-            self._pairs = self.pairs(trainer)
+        """See which of what may be a copy has moved since it was first seen."""
+        if self._wanted is False:
+            return
+        self._warn(trainer)
+        for one in (*self._within(trainer), *self._without(trainer)):
+            if self._moves(one) and one.where not in self._moving:
+                self._moving.append(one.where)
+            self._sums.setdefault(one.where, one.sums)
 
     def pairs(self, trainer: pl.Trainer) -> list[Pair]:
         """Names of modules and their copies in the LightningModule; every rank must ask."""
-        known = [] if self._pairs is None else self._pairs
         if self._wanted is False:
             return []
-        self._warn(trainer)
         if self._wanted != "auto":
             return list(self._wanted)
-        module = trainer.lightning_module
-        trained = trained_parameters(trainer, module)
-        found = twins_within(module, trained) if trained else []
-        copies = {copy for _, copy in known}
+        known = {copy for _, copy in self._pairs}
+        moving = [one for one in self._within(trainer) if self._moves(one)]
         for pattern in self._ignore:
-            copies |= matching((copy for _, copy in found), pattern)
-        together: list[Pair] = [*known, *(pair for pair in found if pair[1] not in copies)]
-        return broadcast(trainer, together)
+            known |= matching((one.where for one in moving), pattern)
+        new = [(one.student, one.where) for one in moving if one.where not in known]
+        self._pairs = broadcast(trainer, [*self._pairs, *new])
+        return self._pairs
 
     def followers(self, trainer: pl.Trainer) -> list[Follower]:
-        """Copies that are no part of the LightningModule."""
-        trained = trained_parameters(trainer, trainer.lightning_module)
-        if self._wanted is False or not trained:
+        """Copies that are no part of the LightningModule; every rank must ask."""
+        if self._wanted is False:
             return []
-        return followers_outside(trainer, trained)
+        found = self._without(trainer)
+        moving = [one.where for one in found if self._moves(one) and one.where not in self._outside]
+        self._outside = broadcast(trainer, [*self._outside, *moving])
+        return [one for one in found if one.where in self._outside]
 
-    def shrink(self, trainer: pl.Trainer, plans: Sequence[PruningPlan]) -> None:
-        """Cut followers of a full-size module that is about to be shrunk for a checkpoint."""
-        if self._wanted is not False:
-            names = [name for name, _ in trainer.lightning_module.named_parameters()]
-            for one in followers_outside(trainer, names):
+    def shrink(
+        self, trainer: pl.Trainer, plans: Sequence[PruningPlan], state: Mapping[str, Any]
+    ) -> None:
+        """Cut followers of a full-size module that is about to be shrunk for a checkpoint.
+
+        Args:
+            trainer: the Trainer.
+            plans: what has been cut.
+            state: what `state_dict` was when the checkpoint was written.
+        """
+        names = [name for name, _ in trainer.lightning_module.named_parameters()]
+        for one in followers_outside(trainer, names):
+            if one.where in state.get("outside", ()):
                 apply_plans(one.module, [plan.within(one.student) for plan in plans])
+
+    def _within(self, trainer: pl.Trainer) -> list[Follower]:
+        trained = trained_parameters(trainer, trainer.lightning_module)
+        auto = self._wanted == "auto" and trained
+        return followers_within(trainer.lightning_module, trained or ()) if auto else []
+
+    def _without(self, trainer: pl.Trainer) -> list[Follower]:
+        trained = trained_parameters(trainer, trainer.lightning_module)
+        return followers_outside(trainer, trained) if trained else []
+
+    def _moves(self, one: Follower) -> bool:
+        """Whether training changes it, though no optimizer does."""
+        if one.averaged or one.where in self._moving:
+            return True
+        sums = one.sums
+        return self._sums.get(one.where, sums) != sums
 
     def _warn(self, trainer: pl.Trainer) -> None:
         for where, student in loose_tensors(trainer).items():
@@ -96,13 +127,17 @@ class Copies:
                     " that keeps them: `plan.tensors[name].take(tensor)`."
                 )
 
-    def state_dict(self) -> list[list[str]] | None:
+    def state_dict(self) -> dict[str, Any]:
         """Return plain data: a resumed fit must search the same channels."""
-        return None if self._pairs is None else [list(pair) for pair in self._pairs]
+        pairs = [list(pair) for pair in self._pairs]
+        moving, sums = list(self._moving), dict(self._sums)
+        return {"pairs": pairs, "outside": list(self._outside), "moving": moving, "sums": sums}
 
-    def load_state_dict(self, state: Sequence[Sequence[str]] | None) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what was found."""
-        self._pairs = None if state is None else [(first, copy) for first, copy in state]
+        self._pairs = [(first, copy) for first, copy in state["pairs"]]
+        self._outside, self._moving = list(state["outside"]), list(state["moving"])
+        self._sums = dict(state["sums"])
 
 
 def tell(pairs: Sequence[Pair], followers: Sequence[Follower], untrained: Sequence[str]) -> None:

@@ -171,7 +171,6 @@ class PruningRun:
             after_interruption=self._deliver_signals,
             between_finalists=self._leave_if_asked,
         )
-        self._tell_uncut(survey.dense, candidates.uncut)
         interrupted = self._file.read(self._state())
         latency, model, limit = None, None, self.settings.budget.get(LATENCY)
         if limit is not None:
@@ -185,6 +184,7 @@ class PruningRun:
             wanted = survey.wanted(space, self.round.dense, model)
             weights = self._file.weights
             choice = FrontChoice(self.trainer, self.settings, space, wanted, candidates, weights)
+        self._tell_uncut(survey.dense, candidates.uncut)  # after all that may refuse
         return Ready(survey, candidates, latency, space, choice, interrupted)
 
     def _tell_uncut(self, dense: float, recalibrated: float) -> None:

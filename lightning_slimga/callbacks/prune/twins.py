@@ -1,7 +1,8 @@
 """Copies that training code keeps in step with a network: mean teachers, key encoders, averages.
 
-A copy has the structure of a module that is trained, is not trained itself, and has similar weights
-(copies begin as copies). It must lose the channels that its original loses.
+A copy has the structure of a module that is trained, no optimizer trains it, and yet its weights
+move. It must lose the channels that its original loses. What does not move is a reference, kept to
+be compared with, or to teach: it stays as it is.
 """
 
 from __future__ import annotations
@@ -18,11 +19,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from lightning_slimga.callbacks.internals import averaged_models
-from lightning_slimga.graph.twins import Pair, inside, structure
+from lightning_slimga.graph.twins import inside, structure
 from lightning_slimga.surgery.optimizer_state import check_optimizers, optimizers_of
 
-_ALIKE = 0.3
-"""Correlation of weights from which a module is a copy: others have about 0, averages near 1."""
 _DEPTH, _MANY = 4, 4096  # objects in objects, as long as it is no data set
 _FOREIGN = (
     "torch.",
@@ -37,17 +36,28 @@ _LEAVES = (str, bytes, type, FunctionType, ModuleType, torch.optim.Optimizer, Te
 
 @dataclass(frozen=True)
 class Follower:
-    """A copy that is no part of the LightningModule, cut as what it copies is.
+    """What may be a copy, and of what.
 
     Attributes:
         student: name of the module that it is a copy of.
         module: the copy.
         where: what holds it, in words.
+        averaged: whether torch's `AveragedModel` holds it, which may not have begun to average.
     """
 
     student: str
     module: nn.Module
     where: str
+    averaged: bool
+
+    @property
+    def sums(self) -> list[float]:
+        """What tells whether the weights move: their sum, and that of their squares."""
+        found = torch.zeros(2, dtype=torch.float64)
+        for parameter in self.module.parameters():
+            data = parameter.detach().double()
+            found += torch.stack([data.sum(), data.square().sum()]).cpu()
+        return [float(value) for value in found]
 
 
 def trained_parameters(trainer: pl.Trainer, pl_module: pl.LightningModule) -> set[str] | None:
@@ -58,31 +68,31 @@ def trained_parameters(trainer: pl.Trainer, pl_module: pl.LightningModule) -> se
     return {n for n, p in parameters.items() if p.requires_grad and id(p) in held} or None
 
 
-def twins_within(model: nn.Module, trained: Collection[str]) -> list[Pair]:
-    """Find copies that are part of a model.
+def followers_within(model: nn.Module, trained: Collection[str]) -> list[Follower]:
+    """Find what may be copies, as parts of a model.
 
     Args:
         model: the LightningModule.
         trained: names of the parameters that are trained.
 
     Returns:
-        Names of module and copy, each copy once; no pair is part of another.
+        Each once, `where` being its name; none is part of another.
     """
     students = _students(model, trained)
     busy = {name for names in students.values() for name, _ in names}
-    pairs: list[Pair] = []
+    found: list[Follower] = []
     for name, copy in _with_parameters(model):
-        if name in busy or any(inside(name, one) for _, one in pairs):
+        if name in busy or any(inside(name, one.where) for one in found):
             continue
         holder = model.get_submodule(name.rpartition(".")[0])
-        student = _original(copy, students, averaged=isinstance(holder, AveragedModel))
+        student = _original(copy, students)
         if student is not None:
-            pairs.append((student, name))
-    return pairs
+            found.append(Follower(student, copy, name, isinstance(holder, AveragedModel)))
+    return found
 
 
 def followers_outside(trainer: pl.Trainer, trained: Collection[str]) -> list[Follower]:
-    """Find copies that plain attributes hold, of the LightningModule or of a callback.
+    """Find what may be copies in plain attributes, of the LightningModule or of a callback.
 
     Those of the whole module that callbacks keep are left to
     :func:`~lightning_slimga.callbacks.internals.monitors.averaged_models`.
@@ -100,10 +110,11 @@ def followers_outside(trainer: pl.Trainer, trained: Collection[str]) -> list[Fol
             if id(copy) in taken or any(id(p) in own for p in copy.parameters()):
                 continue
             holder = held.get_submodule(name.rpartition(".")[0])
-            student = _original(copy, students, averaged=isinstance(holder, AveragedModel))
+            student = _original(copy, students)
             if student is not None:
                 taken |= {id(module) for module in copy.modules()}
-                found.append(Follower(student, copy, ".".join(filter(None, (where, name)))))
+                place = ".".join(filter(None, (where, name)))
+                found.append(Follower(student, copy, place, isinstance(holder, AveragedModel)))
     return found
 
 
@@ -146,17 +157,11 @@ def _with_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _original(
-    copy: nn.Module,
-    students: Mapping[Hashable, Sequence[tuple[str, nn.Module]]],
-    *,
-    averaged: bool,
+    copy: nn.Module, students: Mapping[Hashable, Sequence[tuple[str, nn.Module]]]
 ) -> str | None:
-    """The name of what a module is a copy of, if it is one; an average may not have begun yet."""
+    """The name of what a module may be a copy of: of several, what its weights are most like."""
     found = [(_likeness(one, copy), name) for name, one in students.get(structure(copy), ())]
-    if not found:
-        return None
-    likeness, name = max(found, key=lambda one: one[0])
-    return name if averaged or likeness > _ALIKE else None
+    return max(found, key=lambda one: one[0])[1] if found else None
 
 
 def _likeness(one: nn.Module, other: nn.Module) -> float:
