@@ -40,17 +40,17 @@ class Evaluations:
         self.masks: list[bytes] = []
         self.fail_at = -1
         self.inside = False
-        original = CandidateEvaluation._measure
+        original = CandidateEvaluation.fitness
 
-        def fitness(run: CandidateEvaluation, mask: Any, *rest: Any) -> float:
+        def fitness(run: CandidateEvaluation, mask: Any) -> float:
             self.masks.append(mask.tobytes())
             self.inside = True
             try:
-                return original(run, mask, *rest)
+                return original(run, mask)
             finally:
                 self.inside = False
 
-        monkeypatch.setattr(CandidateEvaluation, "_measure", fitness)
+        monkeypatch.setattr(CandidateEvaluation, "fitness", fitness)
 
     def at_validation(self) -> None:
         if self.inside and len(self.masks) == self.fail_at:

@@ -12,9 +12,9 @@ from tests.fits.small_fit import WIDTHS, Net, assert_pruned, fitted, prune, trai
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
-    """Every Timer's time is up from the third evaluation on, or another; what ran in the fit."""
+    """Every Timer's time is up from the fourth evaluation on, or another; what ran in the fit."""
     heard: list[str] = []
-    last = getattr(request, "param", 3)
+    last = getattr(request, "param", 4)
     evaluate = FitnessEvaluator.__call__
 
     def counted(self: FitnessEvaluator, **arguments: Any) -> float:
@@ -38,12 +38,13 @@ class Hears(pl.Callback):
 
 
 def test_a_limit_of_the_trainer_ends_the_fit_in_the_search(late: list[str]) -> None:
+    """It does after the first candidate; the uncut network goes before, twice and recalibrated."""
     module = Net()
     fit = trainer(Hears(late), prune(), max_time={"hours": 1}, max_epochs=3)
     with pytest.warns(UserWarning, match=r"Time is up in the middle of the search: nothing was"):
         fit.fit(module)
     batches = ["on_train_batch_end"] * 2
-    ends = ["on_train_epoch_end", *["evaluation"] * 3, "on_train_end", "on_fit_end"]
+    ends = ["on_train_epoch_end", *["evaluation"] * 4, "on_train_end", "on_fit_end"]
     assert late == [*batches, *ends]
     assert widths(module) == WIDTHS
     assert fit.should_stop
@@ -53,13 +54,13 @@ def test_a_limit_of_the_trainer_ends_the_fit_in_the_search(late: list[str]) -> N
     assert {"val_loss", "train_loss"} <= set(fit.callback_metrics)
 
 
-@pytest.mark.parametrize("late", [7], indirect=True)
+@pytest.mark.parametrize("late", [9], indirect=True)
 def test_time_that_is_up_among_the_finalists(late: list[str]) -> None:
-    """One evaluation of the dense network, four of candidates, and two of four finalists."""
+    """Three evaluations of the uncut network, four of candidates, and two of four finalists."""
     few = prune(fitness_batches=1, max_evaluations=4)
     with pytest.warns(UserWarning, match="Time is up in the middle"):
         _, module = fitted(Net(), Timer({"hours": 1}), few)
-    assert late.count("evaluation") == 7
+    assert late.count("evaluation") == 9
     assert widths(module) == WIDTHS
 
 
