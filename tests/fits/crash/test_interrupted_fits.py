@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint, Timer
 
 from benchmarks.crash_sweep import same
 from lightning_slimga import load_pruned
+from lightning_slimga.callbacks.prune.candidates import CandidateEvaluation
 from tests.fits.crash.training_script import EPOCHS, PRUNE_EPOCH, Net, train
 
 FULL, CANDIDATES_BEFORE = (16, 24), 5
@@ -31,6 +32,19 @@ def _handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def _judging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell `Struck` which validation steps are those of candidates."""
+    original = CandidateEvaluation.fitness
+
+    def fitness(run: CandidateEvaluation, mask: Any) -> float:
+        with monkeypatch.context() as patch:
+            patch.setattr(Struck, "judging", True)
+            return original(run, mask)
+
+    monkeypatch.setattr(CandidateEvaluation, "fitness", fitness)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -41,9 +55,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 class Struck(Net):
     """Something happens in the last validation step of the sixth candidate."""
 
-    # Steps before the search: sanity check, epochs; the dense network twice and the analysed batch,
-    # both also in the rehearsal; the dense network recalibrated.
-    when = 2 * (1 + PRUNE_EPOCH) + 2 * (2 * 2 + 1) + 2 + 2 * (CANDIDATES_BEFORE + 1)
+    when = 2 * (CANDIDATES_BEFORE + 1)
+    judging = False  # a candidate
     steps: ClassVar[list[int]] = []  # what an instance counts is taken back by each evaluation
 
     def __init__(self, happens: Any) -> None:
@@ -52,9 +65,10 @@ class Struck(Net):
         self.steps.clear()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.steps.append(batch_idx)
-        if len(self.steps) == self.when:
-            self.happens()
+        if self.judging:
+            self.steps.append(batch_idx)
+            if len(self.steps) == self.when:
+                self.happens()
         super().validation_step(batch, batch_idx)
 
 
