@@ -61,4 +61,6 @@ def rehearse(
         except MisconfigurationException:
             raise
         except Exception:
+            if trainer.world_size > 1:  # the others wait for this process in the rehearsal
+                raise
             return  # what goes wrong so early need not go wrong later; else the search will say it

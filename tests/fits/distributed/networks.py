@@ -14,6 +14,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from lightning_slimga import is_candidate
 from tests.fits.small_fit import data
 
 RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
@@ -86,8 +87,8 @@ class Failing(Net):
     calls: ClassVar[list[int]] = []  # what an instance counts, an evaluation takes back
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.calls.append(batch_idx)
-        if self.failing_rank == RANK and len(self.calls) == 20:
+        self.calls += [batch_idx] * is_candidate()
+        if self.failing_rank == RANK and len(self.calls) == 3 and is_candidate():
             print(f"STRUCK {time.time()}", flush=True)
             if "SIGNAL" not in os.environ:
                 raise ValueError("a mistake of the user's")
