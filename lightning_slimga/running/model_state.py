@@ -23,6 +23,7 @@ def preserved(
     device: torch.device | None = None,
     beside: Iterable[Any] = (),
     buffers: bool = True,
+    together: bool = False,
 ) -> Iterator[None]:
     """Restore a module's state on exit, also after an exception.
 
@@ -33,8 +34,8 @@ def preserved(
     containers, objects of the user's classes, generators. Parameters keep their identity; their
     *values* are not copied: see :func:`~.parameter_writes.unwritten`.
 
-    Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone: the others may run the
-    module another number of times, or not at all.
+    Meanwhile ``SyncBatchNorm`` takes the statistics of this process alone, unless ``together``: the
+    others may run the module another number of times, or not at all.
 
     Args:
         model: the module whose state is kept.
@@ -42,6 +43,7 @@ def preserved(
             first parameter.
         beside: other objects whose plain data are to be restored as well.
         buffers: whether the content of the module's buffers comes back, too.
+        together: whether all processes run the module, and equally often.
     """
     modules = list(model.modules())
     if device is None:
@@ -52,7 +54,8 @@ def preserved(
     tensors |= {id(pair[0]): pair for snapshot in snapshots for pair in snapshot.tensors}
     for buffer in model.buffers() if not buffers else ():
         tensors.pop(id(buffer), None)
-    _leave_process_groups(modules)
+    if not together:
+        _leave_process_groups(modules)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             with as_candidate():

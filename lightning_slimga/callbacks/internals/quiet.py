@@ -97,7 +97,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def traceless(trainer: pl.Trainer, *, seed: int = 0, buffers: bool = True) -> Iterator[None]:
+def traceless(
+    trainer: pl.Trainer, *, seed: int = 0, buffers: bool = True, together: bool = False
+) -> Iterator[None]:
     """Let the LightningModule run without a trace in anything that the fit holds.
 
     As before on exit, also after an exception: random number generators, and what
@@ -112,6 +114,8 @@ def traceless(trainer: pl.Trainer, *, seed: int = 0, buffers: bool = True) -> It
         seed: start of the global random number generators meanwhile, so that each run sees the
             same.
         buffers: whether the module's buffers come back, too.
+        together: whether all ranks run the module, and equally often: then `SyncBatchNorm` takes
+            the statistics of all.
     """
     if trainer in _TRACELESS:
         with seeded(seed):
@@ -126,7 +130,7 @@ def traceless(trainer: pl.Trainer, *, seed: int = 0, buffers: bool = True) -> It
         trainer.val_dataloaders,
     ]
     module = trainer.lightning_module
-    with seeded(seed), preserved(module, beside=beside, buffers=buffers):
+    with seeded(seed), preserved(module, beside=beside, buffers=buffers, together=together):
         _TRACELESS.add(trainer)
         try:
             yield

@@ -158,7 +158,7 @@ class CandidateEvaluation:
     def recalibrate(self) -> None:
         """Give the module, as it is, its batch-norm statistics for good."""
         context = self._trainer.precision_plugin.forward_context()
-        with traceless(self._trainer, buffers=False), context:
+        with traceless(self._trainer, buffers=False, together=True), context:
             self._recalibrate()
 
     @contextmanager
@@ -199,7 +199,7 @@ class CandidateEvaluation:
         with (
             suppress(_InterruptedError),
             self._explained(),
-            traceless(self._trainer),
+            traceless(self._trainer, together=True),
             self._shrunk(mask),
             layout,
             forward,
