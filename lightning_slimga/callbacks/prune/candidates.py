@@ -197,8 +197,8 @@ class CandidateEvaluation:
         layout = channels_last(self._module, self._survey.channels_last)
         value = None
         with (
-            suppress(_InterruptedError),
             self._explained(),
+            suppress(_InterruptedError),
             traceless(self._trainer, together=True),
             self._shrunk(mask),
             layout,
@@ -220,8 +220,6 @@ class CandidateEvaluation:
         """Say so when it is a module that no call has reached that fails."""
         try:
             yield
-        except _InterruptedError:
-            raise
         except Exception as error:
             names = [one.name for one in self._survey.surgery.unreached]
             name = raised_in(error, names, self._module)

@@ -228,8 +228,8 @@ def _tell_unreached(surgery: ChannelSurgery) -> None:
     """Name what no call has reached; a warning where it could read channels that go."""
     unreached = surgery.unreached
     if unreached:
-        tell = rank_zero_warn if any(one.layers for one in unreached) else rank_zero_info
-        tell(
+        say = rank_zero_warn if any(one.layers for one in unreached) else rank_zero_info
+        say(
             f"No call in training, validation or prediction has reached"
             f" {', '.join(map(str, unreached))}: left as it is. Where it reads channels that are"
             " cut, it fails afterwards: show a call by `GeneticPruneCallback(example_calls=...)`,"
